@@ -1,0 +1,11 @@
+"""The mathematics of moverank: texts and arrays in, arrays out; no web, no store, no settings.
+
+| module | what it computes |
+|---|---|
+| `encoder_folder` | a model folder on disk, read and checked: network, tokenizer, pooling, fingerprint |
+| `encoder` | texts -> unit sentence vectors and token vectors, one forward for both |
+| `onnx_export` | the same forward as an ONNX Runtime session, for the CPU |
+| `token_codec` | token vectors <-> the few bytes a document keeps of them |
+| `transport` | WMD and WRD: masses, costs, bounds, exact plans |
+| `losses` | what the bundled network was trained with |
+"""

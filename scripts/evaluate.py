@@ -1,0 +1,216 @@
+"""Measure a model folder on pairs and on retrieval: `python -m scripts.evaluate sts FILE… | questions FILE | retrieval …`.
+
+`--model` takes a folder, or the name of a floor that needs no weights: tfidf-char1 and tfidf-char2 (sts), bm25-char1 and
+bm25-char2 (questions, retrieval). Files are tab-separated, `.xz` is read directly. One JSON line with --json, else a table.
+"""
+
+import argparse
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, get_args
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from models.encoder import Encoder
+from models.token_codec import token_codec
+from models.transport import Measure, distance, similarity
+from scripts.evaluation.floors import Bm25, TfIdf
+from scripts.evaluation.measures import judge, mean, spearman
+from scripts.evaluation.searching import FileSearch, Rerank, Retrieve, Setting, encode
+from scripts.training.vocabulary import read_lines
+
+FLOORS = {"tfidf-char1": 1, "tfidf-char2": 2, "bm25-char1": 1, "bm25-char2": 2}
+BUNDLED = Path(__file__).parent.parent / "models" / "weights" / "simbert-mini-zh"
+
+
+class Task(NamedTuple):
+    """A retrieval task: texts and queries by id, graded relevance by query id."""
+
+    corpus: dict[str, str]
+    queries: dict[str, str]
+    relevance: dict[str, dict[str, float]]
+
+
+def rows_of(file: Path, cells: int) -> Iterator[list[str]]:
+    """Yield the tab-separated cells of every line; raises ValueError naming a line that has not `cells` of them."""
+    for number, line in enumerate(read_lines(file), start=1):
+        found = line.split("\t")
+        if len(found) != cells:
+            raise ValueError(f"{file}:{number}: expected {cells} cells between tabs, got {len(found)}")
+        yield found
+
+
+def read_task(corpus: Path, queries: Path, qrels: Path, limit: int | None) -> Task:
+    """Read a task; queries without a relevant text are left out, and of the rest `limit` evenly spread ones are kept."""
+    relevance: dict[str, dict[str, float]] = {}
+    for query, text, grade in rows_of(qrels, 3):
+        relevance.setdefault(query, {})[text] = float(grade)
+    asked = {name: text for name, text in rows_of(queries, 2) if any(grade > 0 for grade in relevance.get(name, {}).values())}
+    if limit is not None and limit < len(asked):
+        names = list(asked)
+        asked = {names[place]: asked[names[place]] for place in np.linspace(0, len(names) - 1, limit).astype(int)}
+    return Task(dict(rows_of(corpus, 2)), asked, relevance)  # type: ignore[arg-type]
+
+
+def question_task(file: Path, limit: int | None) -> Task:
+    """Make a question search of labelled pairs: text_a of every pair labelled 1 asks for its text_b among all text_b of the file."""
+    corpus: dict[str, str] = {}
+    relevance: dict[str, dict[str, float]] = {}
+    queries: dict[str, str] = {}
+    for left, right, label in rows_of(file, 3):
+        name = corpus.setdefault(right, str(len(corpus)))
+        if float(label) == 1 and left != right:
+            query = queries.setdefault(left, str(len(queries)))
+            relevance.setdefault(query, {})[name] = 1.0
+    asked = {name: text for text, name in list(queries.items())[:limit]}
+    return Task({name: text for text, name in corpus.items()}, asked, relevance)
+
+
+def pair_scores(model: str, device: str, pairs: Sequence[tuple[str, str]], measures: Sequence[str], weight: float | None) -> dict[str, list[float]]:
+    """Score pairs by every measure; `weight` is that of "fused", by default the model card's. Raises ValueError for an unknown measure."""
+    if model in FLOORS:
+        floor = TfIdf(dict.fromkeys(text for pair in pairs for text in pair), FLOORS[model])
+        return {model: [floor.similarity(*pair) for pair in tqdm(pairs, desc=model, unit="pairs", mininterval=2)]}
+    encoder = Encoder(Path(model), device=device)
+    codec = token_codec(encoder)
+    texts = list(dict.fromkeys(text for pair in pairs for text in pair))
+    place = {text: row for row, text in enumerate(texts)}
+    encoded = encode(encoder, codec, texts, "texts")
+    left, right = (np.array([place[pair[side]] for pair in pairs]) for side in (0, 1))
+    cosine = np.einsum("nd,nd->n", encoded.sentences[left], encoded.sentences[right]).astype(np.float64)
+    share = encoder.card.get("weight", 0.5) if weight is None else weight
+    solved: dict[str, NDArray[np.float64]] = {}
+
+    def transport(measure: Measure) -> NDArray[np.float64]:
+        if measure not in solved:
+            tokens = codec.unpack(encoded.packed)
+            distances = [
+                distance(tokens.tokens(a), tokens.tokens(b), measure)
+                for a, b in tqdm(zip(left.tolist(), right.tolist(), strict=True), desc=measure, total=len(left), unit="pairs", mininterval=2)
+            ]
+            solved[measure] = np.array([float(similarity(one, measure)) for one in distances])
+        return solved[measure]
+
+    found: dict[str, list[float]] = {}
+    for measure in measures:
+        match measure:
+            case "cosine":
+                found[measure] = cosine.tolist()
+            case "wrd" | "wmd":
+                found[measure] = transport(measure).tolist()
+            case "fused":
+                found[measure] = ((1 - share) * cosine + share * transport("wrd")).tolist()
+            case _:
+                raise ValueError(f"unknown measure {measure!r}")
+    return found
+
+
+def evaluate_sts(choices: argparse.Namespace) -> dict[str, Any]:
+    """Correlate scores with labels, file by file: Spearman ×100, per measure where several are asked for."""
+    report: dict[str, Any] = {}
+    for file in choices.files:
+        rows = list(rows_of(file, 3))
+        labels = [float(label) for _, _, label in rows]
+        scores = pair_scores(choices.model, choices.device, [(a, b) for a, b, _ in rows], choices.measure, choices.weight)
+        found = {name: round(100 * spearman(values, labels), 2) for name, values in scores.items()}
+        report[str(file)] = found if len(found) > 1 else next(iter(found.values()))
+    return {"model": choices.model, "measure": choices.measure, "spearman": report}
+
+
+def settings(choices: argparse.Namespace, card: dict[str, Any]) -> list[Setting]:
+    """Combine the asked candidates' sources and reranks; weights that are not given come from the model's card."""
+    weight = card.get("weight", 0.5) if choices.weight is None else choices.weight
+    lexical = card.get("lexical_weight", 0.0) if choices.lexical_weight is None else choices.lexical_weight
+    retrieve = choices.retrieve or [card.get("retrieve", "vector")]
+    return [Setting(one, other, weight, lexical, choices.candidates) for one in retrieve for other in choices.rerank]
+
+
+def evaluate_task(choices: argparse.Namespace, task: Task) -> dict[str, Any]:
+    """Search for every query in every setting; measures ×100, at the top level where there is one setting."""
+    names, texts = list(task.corpus), list(task.corpus.values())
+    row = {name: place for place, name in enumerate(names)}
+    judged = [task.relevance[query] for query in task.queries]
+    within = None
+    if choices.within:
+        within = [np.array([row[name] for name in relevance if name in row], dtype=np.int64) for relevance in judged]
+
+    def measured(rankings: Sequence[NDArray[np.int64]]) -> dict[str, float]:
+        lists = ([names[place] for place in ranking[:100]] for ranking in rankings)
+        return mean([judge(ranking, relevance) for ranking, relevance in zip(lists, judged, strict=True)])
+
+    report: dict[str, Any] = {"model": choices.model, "texts": len(texts), "queries": len(task.queries)}
+    if choices.model in FLOORS:
+        floor = Bm25(texts, FLOORS[choices.model])
+        ranked = []
+        for place, query in enumerate(tqdm(task.queries.values(), desc=choices.model, unit="queries", mininterval=2)):
+            rows = np.arange(len(texts)) if within is None else within[place]
+            ranked.append(rows[np.argsort(-floor.scores(query)[rows], kind="stable")[:100]])
+        return report | measured(ranked)
+    encoder = Encoder(Path(choices.model), device=choices.device)
+    search = FileSearch(encoder, texts, list(task.queries.values()))
+    report["truncated"] = search.corpus.truncated
+    runs = [setting._asdict() | measured(search.rankings(setting, within)) for setting in settings(choices, encoder.card)]
+    return report | (runs[0] if len(runs) == 1 else {"runs": runs})
+
+
+def parser() -> argparse.ArgumentParser:
+    """Describe the command line."""
+    command = argparse.ArgumentParser(prog="python -m scripts.evaluate", description=(__doc__ or "").split("\n\n")[0])
+    parts = command.add_subparsers(dest="part", required=True)
+    shared = argparse.ArgumentParser(add_help=False)
+    shared.add_argument("--model", default=str(BUNDLED), help=f"model folder, or a floor: {', '.join(FLOORS)} (default: the bundled model)")
+    shared.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
+    shared.add_argument("--threads", type=int, help="CPU threads of torch")
+    shared.add_argument("--weight", type=float, help="share of transport in the fused score (default: the model's card)")
+    shared.add_argument("--json", action="store_true", help="print one JSON line")
+    sts = parts.add_parser("sts", parents=[shared], help="Spearman ×100 of scores against labels: text_a, text_b, label")
+    sts.add_argument("files", nargs="+", type=Path, metavar="FILE")
+    sts.add_argument("--measure", nargs="+", choices=("cosine", "wrd", "wmd", "fused"), default=["cosine"])
+    searched = argparse.ArgumentParser(add_help=False)
+    searched.add_argument("--rerank", nargs="+", choices=get_args(Rerank), default=["none"])
+    searched.add_argument("--retrieve", nargs="+", choices=get_args(Retrieve), help="who proposes candidates (default: the model's card)")
+    searched.add_argument("--candidates", type=int, default=100)
+    searched.add_argument("--lexical-weight", type=float, help="share of BM25 in the first stage (default: the model's card)")
+    searched.add_argument("--limit", type=int, help="ask only so many queries")
+    searched.add_argument("--within", action="store_true", help="rank only the texts that the judgements of a query name")
+    questions = parts.add_parser("questions", parents=[shared, searched], help="question search made of labelled pairs")
+    questions.add_argument("file", type=Path, metavar="FILE")
+    retrieval = parts.add_parser("retrieval", parents=[shared, searched], help="search of a corpus with judged queries")
+    for name, what in (("corpus", "id TAB text"), ("queries", "id TAB text"), ("qrels", "query id TAB text id TAB relevance")):
+        retrieval.add_argument(f"--{name}", type=Path, required=True, help=what)
+    return command
+
+
+def show(report: dict[str, Any]) -> str:
+    """Lay a report out for reading."""
+    lines = []
+    for name, value in report.items():
+        if name == "runs":
+            lines += ["", *("  ".join(f"{key} {number}" for key, number in run.items()) for run in value)]
+        elif isinstance(value, dict):
+            lines += [f"{name}:", *(f"  {key}: {one}" for key, one in value.items())]
+        else:
+            lines.append(f"{name}: {value}")
+    return "\n".join(lines)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line."""
+    choices = parser().parse_args(arguments)
+    if choices.threads:
+        torch.set_num_threads(choices.threads)
+    if choices.part == "sts":
+        report = evaluate_sts(choices)
+    elif choices.part == "questions":
+        report = evaluate_task(choices, question_task(choices.file, choices.limit))
+    else:
+        report = evaluate_task(choices, read_task(choices.corpus, choices.queries, choices.qrels, choices.limit))
+    print(json.dumps(report, ensure_ascii=False) if choices.json else show(report))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,117 @@
+"""Search over files as the service searches: same encoder, candidates, fusion and rerank, without store and web."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from models.encoder import Encoded, Encoder
+from models.fusion import first_stage, reciprocal_ranks
+from models.rerank import Candidates, rerank
+from models.token_codec import TokenCodec, token_codec
+from models.transport import Measure
+from service.lexical import LexicalIndex
+from service.vector_index import VectorIndex
+
+Retrieve = Literal["vector", "lexical", "hybrid"]
+Rerank = Literal["none", "wrd", "wmd"]
+
+_CHUNK = 1024  # texts tokenized and encoded at a time
+
+
+class Setting(NamedTuple):
+    """One way to search: who proposes `candidates`, who reranks them, and the weights of models/fusion.py."""
+
+    retrieve: Retrieve
+    rerank: Rerank
+    weight: float
+    lexical_weight: float
+    candidates: int
+
+
+@dataclass(frozen=True)
+class EncodedTexts:
+    """Texts with their vectors: `sentences` (n, dim), token vectors packed as the service stores them."""
+
+    texts: Sequence[str]
+    sentences: NDArray[np.float32]
+    packed: list[bytes]
+    truncated: int
+
+
+def encode(encoder: Encoder, codec: TokenCodec, texts: Sequence[str], what: str) -> EncodedTexts:
+    """Encode `texts` with a progress bar called `what`."""
+    sentences = np.zeros((len(texts), encoder.dim), dtype=np.float32)
+    packed: list[bytes] = [b""] * len(texts)
+    truncated = 0
+    order = sorted(range(len(texts)), key=lambda row: -len(texts[row]))  # like lengths together: no padding waste
+    with tqdm(total=len(texts), desc=what, unit="texts", mininterval=2) as bar:
+        for start in range(0, len(order), _CHUNK):
+            rows = order[start : start + _CHUNK]
+            tokenized = encoder.tokenize([texts[row] for row in rows])
+            truncated += sum(one.truncated for one in tokenized)
+            found: Encoded = encoder.encode(tokenized)
+            sentences[rows] = found.sentences
+            for row, one in zip(rows, codec.pack(found), strict=True):
+                packed[row] = one
+            bar.update(len(rows))
+    return EncodedTexts(texts, sentences, packed, truncated)
+
+
+class FileSearch:
+    """A corpus and queries in memory, encoded once, searched in as many settings as asked."""
+
+    def __init__(self, encoder: Encoder, corpus: Sequence[str], queries: Sequence[str]) -> None:
+        """Encode corpus and queries and build both indexes."""
+        self._codec = token_codec(encoder)
+        self.corpus = encode(encoder, self._codec, corpus, "corpus")
+        self.queries = encode(encoder, self._codec, queries, "queries")
+        rows = np.arange(len(corpus), dtype=np.int64)
+        self._vectors = VectorIndex(encoder.dim, "Flat")
+        self._vectors.add(rows, self.corpus.sentences)
+        self._lexical = LexicalIndex()
+        self._lexical.add(rows, list(corpus))
+
+    def rankings(self, setting: Setting, within: Sequence[NDArray[np.int64]] | None = None) -> list[NDArray[np.int64]]:
+        """Rank the corpus for every query: rows, best first, at most `candidates`; `within` gives the rows to rank instead."""
+        found = []
+        title = f"{setting.retrieve}, rerank {setting.rerank}"
+        for place in tqdm(range(len(self.queries.texts)), desc=title, unit="queries", mininterval=2):
+            rows = self._candidates(place, setting) if within is None else within[place]
+            found.append(self._ranked(place, rows, setting))
+        return found
+
+    def _candidates(self, place: int, setting: Setting) -> NDArray[np.int64]:
+        """Ask FAISS, BM25 or both (reciprocal rank) for candidates."""
+        count = min(setting.candidates, len(self.corpus.texts))
+        nearest = np.empty(0, dtype=np.int64)
+        worded = np.empty(0, dtype=np.int64)
+        if setting.retrieve != "lexical":
+            nearest = self._vectors.search(self.queries.sentences[place : place + 1], count)[1][0]
+        if setting.retrieve != "vector":
+            worded = self._lexical.search([self.queries.texts[place]], count)[1][0]
+        lists = [nearest[nearest >= 0], worded[worded >= 0]]
+        return reciprocal_ranks(lists, count)
+
+    def _ranked(self, place: int, rows: NDArray[np.int64], setting: Setting) -> NDArray[np.int64]:
+        """Order `rows` by the fused score; transport only settles the first ten, the rest keeps the order of the first stage."""
+        cosine = lexical = None
+        if setting.retrieve != "lexical" or setting.rerank != "none":
+            cosine = self.corpus.sentences[rows] @ self.queries.sentences[place]
+        if setting.retrieve != "vector":
+            query = self.queries.texts[place]
+            ceiling = self._lexical.ceiling(query)
+            lexical = self._lexical.scores_for(query, rows) / np.float32(ceiling if ceiling > 0 else 1.0)
+        known = first_stage(cosine, lexical, setting.lexical_weight)
+        first = np.argsort(-known, kind="stable")
+        if setting.rerank == "none" or not len(rows):
+            return rows[first]
+        measure: Measure = setting.rerank
+        query_tokens = self._codec.unpack([self.queries.packed[place]]).tokens(0)
+        candidates: Candidates = self._codec.unpack([self.corpus.packed[row] for row in rows])
+        known = (1 - setting.weight) * known
+        best = rerank(query_tokens, candidates, known, setting.weight, 10, measure, tie_break=rows).order
+        return rows[np.concatenate([best, first[~np.isin(first, best)]])]

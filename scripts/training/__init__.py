@@ -1,0 +1,1 @@
+"""Parts of `python -m scripts.train_simbert`: corpus and vocabulary, first vectors, network, batches, dev measures, export."""

@@ -1,0 +1,114 @@
+"""The network that is trained: a BERT, one weight per token, a projection; and its reading without layers, the "bag".
+
+Sentence vector = normalised mean over inner tokens of weight(token) · Dense(h); the summands are the token vectors, so that
+their norms are the masses of WRD. The layers' residual branches start at zero and the embedding's LayerNorm has no
+trained scale during the bag stage: the LayerNorm of a normalised vector is that vector, so the whole network starts
+exactly as good as the bag it grows from.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional
+from transformers import AttentionInterface, BertConfig, BertModel
+
+SPECIAL_IDS = 5  # [PAD] 0, [UNK] 1, [CLS] 2, [SEP] 3, [MASK] 4
+_UNKNOWN = 1
+
+
+def _full_precision_attention(
+    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **kwargs: object
+) -> tuple[Tensor, None]:
+    """Attend in 32 bits: on a CPU the backward pass of bf16 attention is some 25 times slower (heads of 26 dimensions)."""
+    with torch.autocast(query.device.type, enabled=False):
+        mask = None if attention_mask is None else attention_mask.float() if attention_mask.is_floating_point() else attention_mask
+        heads = functional.scaled_dot_product_attention(query.float(), key.float(), value.float(), attn_mask=mask)
+    return heads.transpose(1, 2).contiguous().to(value.dtype), None
+
+
+AttentionInterface.register("sdpa_full_precision", _full_precision_attention)
+
+
+class Vectors(NamedTuple):
+    """`tokens` (n, t, dim) weighted token vectors, 0 where there is none; `sentences` (n, dim) unit rows."""
+
+    tokens: Tensor
+    sentences: Tensor
+
+
+def bert_config(tokens: int, hidden: int = 312, layers: int = 4, heads: int = 12, inner: int = 1248, positions: int = 512) -> BertConfig:
+    """Describe the network; ReLU instead of GELU because on a CPU it costs a tenth, no dropout because data is plenty."""
+    return BertConfig(
+        vocab_size=tokens,
+        hidden_size=hidden,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        intermediate_size=inner,
+        max_position_embeddings=positions,
+        hidden_act="relu",
+        hidden_dropout_prob=0.0,
+        attention_probs_dropout_prob=0.0,
+        pad_token_id=0,
+        type_vocab_size=2,
+    )
+
+
+class SimBert(nn.Module):
+    """BERT, token weights (softplus of `gate`), projection to `dim`, thresholds of the pair families."""
+
+    def __init__(self, config: BertConfig, dim: int, families: int) -> None:
+        """Create the network with random vectors, all weights 1 and residual branches of the layers at zero."""
+        super().__init__()
+        self.bert = BertModel(config, add_pooling_layer=False)
+        self.bert.config._attn_implementation = "sdpa_full_precision"
+        self.gate = nn.Parameter(torch.full((config.vocab_size,), 0.5413))  # softplus(0.5413) = 1
+        self.dense = nn.Linear(config.hidden_size, dim, bias=False)
+        self.threshold = nn.Parameter(torch.full((max(families, 1),), 0.6))
+        self.register_buffer("table", torch.zeros(config.vocab_size, dim))
+        with torch.no_grad():
+            self.dense.weight.copy_(torch.eye(dim, config.hidden_size))
+            self.bert.embeddings.position_embeddings.weight.normal_(std=0.002)
+            self.bert.embeddings.token_type_embeddings.weight.normal_(std=0.002)
+            for layer in self.bert.encoder.layer:
+                layer.attention.output.dense.weight.zero_()
+                layer.output.dense.weight.zero_()
+
+    def start_from(self, vectors: NDArray[np.float32], weights: NDArray[np.float32], random: float = 1.0) -> None:
+        """Set token vectors to 0.7·(vectors + random·noise), at BERT's scale of 0.02, and token weights to `weights` (> 0)."""
+        with torch.no_grad():
+            words = self.bert.embeddings.word_embeddings.weight
+            noise = torch.randn(words.shape) * random
+            words.copy_(0.7 * 0.02 * (torch.from_numpy(vectors) + noise))
+            self.gate.copy_(torch.from_numpy(np.log(np.expm1(weights))))
+
+    def weights(self) -> Tensor:
+        """Give every token's weight (V,), ≥ 0, exactly 0 for the special tokens; [UNK] stands for a word and keeps its own."""
+        is_word = torch.ones_like(self.gate)
+        is_word[:SPECIAL_IDS] = 0
+        is_word[_UNKNOWN] = 1
+        return functional.softplus(self.gate) * is_word
+
+    def bag(self, ids: Tensor) -> Vectors:
+        """Read `ids` (n, t), 0 = none, without layers, positions and segments: every token has one vector, whatever is around it."""
+        words = self.bert.embeddings.word_embeddings(ids)
+        hidden = functional.layer_norm(words, words.shape[-1:], eps=self.bert.config.layer_norm_eps)
+        return self._vectors(ids, hidden)
+
+    def forward(self, ids: Tensor) -> Vectors:
+        """Read `ids` (n, t), 0 = none, with all layers."""
+        hidden = self.bert(input_ids=ids, attention_mask=(ids != 0).long()).last_hidden_state
+        return self._vectors(ids, hidden)
+
+    def _vectors(self, ids: Tensor, hidden: Tensor) -> Vectors:
+        """Weigh and project `hidden` (n, t, hidden)."""
+        tokens = (self.dense(hidden) * self.weights()[ids].unsqueeze(-1)).float()  # (n, t, dim)
+        return Vectors(tokens, functional.normalize(tokens.sum(dim=1), dim=-1))
+
+    @torch.no_grad()
+    def keep_table(self) -> None:
+        """Store the bag's token vectors as the static table (V, dim) that the transport rerank reads."""
+        everything = torch.arange(self.gate.shape[0], device=self.gate.device).unsqueeze(1)
+        self.table.copy_(self.bag(everything).tokens[:, 0])

@@ -1,0 +1,86 @@
+"""Vocabulary of a Chinese WordPiece tokenizer, made from plain text: one token per CJK character, word pieces for the rest.
+
+The idea is BERT's (arXiv:1810.04805): the normaliser lower-cases and sets CJK characters apart, so that the vocabulary is a
+list of characters by frequency plus the usual word pieces of Latin words and numbers. A vocabulary of its own is much
+smaller than the 21,128 tokens of the public Chinese BERT, which is most of the size of a small network.
+"""
+
+import lzma
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from tokenizers import Tokenizer
+from tokenizers.decoders import WordPiece as WordPieceDecoder
+from tokenizers.models import WordPiece
+from tokenizers.normalizers import BertNormalizer
+from tokenizers.pre_tokenizers import BertPreTokenizer
+from tokenizers.processors import TemplateProcessing
+from tokenizers.trainers import WordPieceTrainer
+
+SPECIALS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")  # their ids are 0..4
+_CJK = ((0x4E00, 0x9FFF), (0x3400, 0x4DBF), (0xF900, 0xFAFF), (0x20000, 0x2FA1F))
+
+
+def is_cjk(character: str) -> bool:
+    """Say whether `character` is a CJK ideograph, as BERT's normaliser sees it (it sets these apart)."""
+    code = ord(character)
+    return any(low <= code <= high for low, high in _CJK)
+
+
+def read_lines(file: Path) -> Iterator[str]:
+    """Yield the lines of a UTF-8 text file without their ends; a name ending in `.xz` is unpacked on the way."""
+    with lzma.open(file, "rt", encoding="utf-8") if file.suffix == ".xz" else open(file, encoding="utf-8") as lines:
+        for line in lines:
+            yield line.rstrip("\n")
+
+
+def text_files(folder: Path, left_out: Iterable[str] = ()) -> list[Path]:
+    """List the `.txt` and `.txt.xz` files of `folder` by name, without those whose name starts with one of `left_out`."""
+    skipped = tuple(left_out)
+    files = sorted(file for file in folder.iterdir() if file.name.endswith((".txt", ".txt.xz")))
+    return [file for file in files if not (skipped and file.name.startswith(skipped))]
+
+
+def _other_words(counts: Counter[str]) -> Counter[str]:
+    """Count the maximal runs without CJK characters of each chunk of `counts`, cut as BERT cuts them."""
+    normalizer, splitter = BertNormalizer(lowercase=True), BertPreTokenizer()
+    words: Counter[str] = Counter()
+    for chunk, count in counts.items():
+        for word, _ in splitter.pre_tokenize_str(normalizer.normalize_str(chunk)):
+            if not is_cjk(word[0]):
+                words[word] += count
+    return words
+
+
+def build_tokenizer(lines: Iterable[str], characters: int = 6400, pieces: int = 1395, longest: int = 512) -> Tokenizer:
+    """Make the tokenizer of the texts `lines`.
+
+    `characters` is the largest number of CJK characters kept (the most frequent ones), `pieces` of word pieces and symbols
+    of everything else; the vocabulary is both and the five specials. Texts are cut to `longest` tokens by default.
+    """
+    cjk: Counter[str] = Counter()
+    rest: Counter[str] = Counter()
+    for line in lines:
+        cjk.update(filter(is_cjk, line))
+        rest.update("".join(" " if is_cjk(character) else character for character in line).split())
+    words = _other_words(rest)
+    piecewise = Tokenizer(WordPiece(unk_token="[UNK]"))
+    piecewise.pre_tokenizer = BertPreTokenizer()
+    trainer = WordPieceTrainer(vocab_size=pieces, show_progress=False, special_tokens=[], limit_alphabet=pieces // 3)
+    common = sorted(words.items(), key=lambda item: (-item[1], item[0]))[:50_000]
+    piecewise.train_from_iterator((word for word, count in common for _ in range(min(count, 300))), trainer)
+    learnt = [piece for piece, _ in sorted(piecewise.get_vocab().items(), key=lambda item: item[1])][:pieces]
+    frequent = [character for character, _ in sorted(cjk.items(), key=lambda item: (-item[1], item[0]))[:characters]]
+    vocabulary = {token: row for row, token in enumerate(dict.fromkeys([*SPECIALS, *learnt, *frequent]))}
+    tokenizer = Tokenizer(WordPiece(vocabulary, unk_token="[UNK]", max_input_chars_per_word=100))
+    tokenizer.normalizer = BertNormalizer(lowercase=True)
+    tokenizer.pre_tokenizer = BertPreTokenizer()
+    tokenizer.decoder = WordPieceDecoder()
+    tokenizer.post_processor = TemplateProcessing(
+        single="[CLS] $A [SEP]",
+        pair="[CLS] $A [SEP] $B:1 [SEP]:1",
+        special_tokens=[("[CLS]", vocabulary["[CLS]"]), ("[SEP]", vocabulary["[SEP]"])],
+    )
+    tokenizer.enable_truncation(longest)
+    return tokenizer

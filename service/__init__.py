@@ -1,0 +1,12 @@
+"""The memory and the voice of moverank: documents, indexes, jobs, and HTTP around them.
+
+| module | what it does |
+|---|---|
+| `settings`, `errors`, `schemas`, `access` | knobs, what can go wrong, bodies, keys |
+| `documents`, `filters` | texts, metadata and vectors by id in SQLite: the truth |
+| `vector_index`, `lexical`, `snapshots` | FAISS and BM25, derived from the store |
+| `collections`, `locks` | a store and its indexes in step |
+| `batching`, `indexing`, `search` | many small calls -> few forwards; documents in; answers out |
+| `corpus_files`, `document_rules`, `numbered_lines`, `imports`, `jobs` | files of any length in |
+| `runtime`, `app`, `routes`, `cli`, `reindex` | wiring, HTTP, commands |
+"""

@@ -1,0 +1,94 @@
+"""`moverank serve | reindex`: the commands of the installed service.
+
+What is left out on the command line comes from ``MOVERANK_*`` and ``.env``; see `service.settings`.
+"""
+
+import argparse
+import logging
+import logging.config
+import os
+import sys
+from pathlib import Path
+
+import uvicorn
+
+from service.app import create_app
+from service.reindex import reindex
+from service.settings import Settings
+from service.version import VERSION
+
+LOGGING = {
+    "version": 1,
+    "disable_existing_loggers": False,
+    "formatters": {"line": {"format": "%(asctime)s %(levelname)s %(name)s %(message)s"}},
+    "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "line"}},
+    "root": {"handlers": ["stderr"], "level": "INFO"},
+    "loggers": {
+        "uvicorn.access": {"level": "WARNING"},
+        "httpx": {"level": "WARNING"},
+        "transformers": {"level": "ERROR"},
+        "onnxscript": {"level": "ERROR"},
+        "torch.onnx": {"level": "ERROR"},
+    },
+}
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run a command and return its exit code: 0 done, 1 failed, 2 wrong usage."""
+    parser = argparse.ArgumentParser(
+        prog="moverank", description="Text-similarity retrieval microservice, Chinese first."
+    )
+    parser.add_argument("--version", action="version", version=f"moverank {VERSION}")
+    commands = parser.add_subparsers(dest="command", required=True)
+    serving = commands.add_parser("serve", help="start the service")
+    serving.add_argument("--host", help="address to listen on (MOVERANK_HOST)")
+    serving.add_argument("--port", type=int, help="port to listen on (MOVERANK_PORT)")
+    renewing = commands.add_parser(
+        "reindex", help="encode a collection anew with the present model; the service must not run"
+    )
+    renewing.add_argument("collection", nargs="+")
+    for command in (serving, renewing):
+        command.add_argument("--data-dir", type=Path, help="folder of collections and jobs (MOVERANK_DATA_DIR)")
+        command.add_argument("--model", type=Path, help="encoder folder (MOVERANK_MODEL)")
+        command.add_argument("--device", choices=("auto", "cpu", "cuda"), help="where inference runs (MOVERANK_DEVICE)")
+    given = vars(parser.parse_args(arguments))
+    command, names = given.pop("command"), given.pop("collection", [])
+    logging.config.dictConfig(LOGGING)
+    try:
+        settings = Settings(**{name: value for name, value in given.items() if value is not None})
+        if command == "serve":
+            return serve(settings)
+        for name in names:
+            reindex(settings, name)
+    except (ValueError, RuntimeError) as error:
+        print(f"moverank: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def serve(settings: Settings) -> int:
+    """Run the service until SIGTERM or SIGINT; 1 if it could not start."""
+    # Idle OpenMP threads that spin starve whoever shares their core.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    app = create_app(settings)
+    server = uvicorn.Server(
+        uvicorn.Config(
+            app,
+            host=settings.host,
+            port=settings.port,
+            log_config=None,
+            access_log=False,
+            timeout_graceful_shutdown=settings.drain_timeout_s,
+            server_header=False,
+        )
+    )
+    app.state.on_failure = lambda: setattr(server, "should_exit", True)
+    server.run()
+    if app.state.failure is not None:
+        print(f"moverank: {app.state.failure}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

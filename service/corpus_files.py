@@ -1,0 +1,348 @@
+"""Streaming readers: a file or a body of any size becomes numbered documents, in constant memory.
+
+Whatever is wrong with a line becomes an error with that line's number and a reason a person can act on, and reading
+goes on. Only a broken container (a truncated gzip, a file in UTF-16, a table without a column `text`) ends a file
+early, and that too is an error with a number.
+
+| format | a document is | its number |
+|---|---|---|
+| jsonl | ``{"text", "id"?, "metadata"?}``, other fields are metadata too; or a bare string, which is the text | line |
+| csv | a record (RFC 4180: quotes, quoted newlines) under a header with a column `text` | its first line |
+| tsv | the same without quotes; if no field of the first line is `text`, there is no header: id TAB text | line |
+| txt | a line | line |
+| parquet | a row with a column `text` | row |
+
+The column `id` names the document, other columns are metadata. UTF-8, with or without a byte order mark. Blank lines
+are skipped (and counted). Empty cells are left out of the metadata, and so are columns without a name (the index of a
+data frame).
+"""
+
+import csv
+import datetime
+import decimal
+import io
+import math
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Any, BinaryIO, Literal, NamedTuple
+
+import orjson
+import pyarrow
+import pyarrow.parquet
+
+from service.document_rules import DEFAULT_LIMITS, Entry, Limits, check_document, from_cells, from_record, wrong_header
+from service.numbered_lines import Compression, Row, first_line, numbered_rows, unpacked, wrong_utf8
+
+Format = Literal["jsonl", "csv", "tsv", "txt", "parquet"]
+
+_MAX_RECORD_LINES = 1_000  # of a csv record: how much an unclosed quote makes us read twice
+_PARQUET_ROWS = 256
+_HEAD_BYTES = 200
+_FORMATS: dict[str, Format] = {
+    "jsonl": "jsonl",
+    "ndjson": "jsonl",
+    "csv": "csv",
+    "tsv": "tsv",
+    "txt": "txt",
+    "parquet": "parquet",
+}
+_COMPRESSIONS: dict[str, Compression] = {"gz": "gz", "xz": "xz", "zst": "zst"}
+_CONTENT_TYPES: dict[str, Format] = {
+    "application/x-ndjson": "jsonl",
+    "application/ndjson": "jsonl",
+    "application/jsonl": "jsonl",
+    "application/x-jsonlines": "jsonl",
+    "text/csv": "csv",
+    "text/tab-separated-values": "tsv",
+    "text/plain": "txt",
+    "application/vnd.apache.parquet": "parquet",
+}
+
+csv.field_size_limit((1 << 31) - 1)  # the process-wide limit of 128 KiB; Limits.max_line_bytes bounds a record instead
+
+
+class Line(NamedTuple):
+    """One line or record of a file: a document, or the reason why it is none."""
+
+    number: int  # from 1
+    document: Entry | None
+    error: str | None
+    head: str = ""  # how a line that is no document begins
+
+
+Lines = Generator[Line, None, None]
+
+
+class _UnreadableError(Exception):
+    """A record cannot be read: a line of it cannot be decoded, or it does not end."""
+
+
+def guess_format(name: str) -> tuple[Format, Compression | None]:
+    """Return the format and the compression that a file name ends in, as in ``faq.jsonl.gz``.
+
+    Raises:
+        ValueError: the ending is none of ours.
+    """
+    endings = name.lower().split(".")[1:]
+    compression = _COMPRESSIONS.get(endings[-1]) if endings else None
+    if compression is not None:
+        endings.pop()
+    format = _FORMATS.get(endings[-1]) if endings else None
+    if format is None:
+        known = f".{', .'.join(_FORMATS)}, and then perhaps .{', .'.join(_COMPRESSIONS)}"
+        raise ValueError(f"{name!r}: the format is told by the ending, which must be {known}")
+    return format, compression
+
+
+def format_of_content_type(content_type: str) -> Format | None:
+    """Return the format of an HTTP body by its Content-Type, None if it is none of ours."""
+    return _CONTENT_TYPES.get(content_type.partition(";")[0].strip().lower())
+
+
+def id_of_line(name: str, number: int) -> str:
+    """Name a document that brought no id: the same line of the same file always gets the same one."""
+    return f"{name[-200:]}:{number}"
+
+
+def read_documents(
+    source: str | Path | BinaryIO,
+    format: Format,
+    compression: Compression | None = None,
+    skip: int = 0,
+    limits: Limits = DEFAULT_LIMITS,
+) -> "DocumentReader":
+    """Read a file, or a binary stream from where it stands, without the first ``skip`` lines.
+
+    Raises:
+        OSError: the file cannot be opened.
+        ValueError: parquet inside another compression, or from a stream that cannot seek.
+    """
+    return DocumentReader(source, format, compression, skip, limits)
+
+
+class DocumentReader(Iterator[Line]):
+    """Iterates over the lines of one file; a file that it opened is closed at the end, by `close`, or by ``with``."""
+
+    def __init__(
+        self, source: str | Path | BinaryIO, format: Format, compression: Compression | None, skip: int, limits: Limits
+    ) -> None:
+        """Open the file; see `read_documents`."""
+        if format == "parquet" and compression is not None:
+            raise ValueError(f"parquet is compressed inside: unpack the .{compression} first")
+        self._is_owner = isinstance(source, str | Path)
+        self._raw = open(source, "rb") if isinstance(source, str | Path) else source  # noqa: SIM115 (closed by `close`)
+        self._fraction, self._size = 0.0, 0
+        if self._raw.seekable():
+            start = self._raw.tell()
+            self._size = self._raw.seek(0, io.SEEK_END)
+            self._raw.seek(start)
+        elif format == "parquet":
+            raise ValueError("parquet is read from a file, not from a stream")
+        if format == "parquet":
+            self._lines = self._parquet_lines(skip, limits)
+        else:
+            rows = numbered_rows(self._measured(unpacked(self._raw, compression)), limits.max_line_bytes)
+            self._lines = _LINES_OF[format](rows, limits)
+        self._skip = skip
+
+    @property
+    def fraction(self) -> float:
+        """How much of the file was read, in [0, 1]; 0 until the end if its size is unknown."""
+        return self._fraction
+
+    def close(self) -> None:
+        """Stop reading."""
+        self._lines.close()
+        if self._is_owner:
+            self._raw.close()
+
+    def __next__(self) -> Line:
+        """Return the next line that is not blank."""
+        for line in self._lines:
+            if line.number > self._skip:
+                return line
+        self._fraction = 1.0
+        self.close()
+        raise StopIteration
+
+    def __enter__(self) -> "DocumentReader":
+        """Close at the end of the block."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close."""
+        self.close()
+
+    def _measured(self, blocks: Iterable[bytes]) -> Iterator[bytes]:
+        for block in blocks:
+            if self._size:
+                self._fraction = min(1.0, self._raw.tell() / self._size)
+            yield block
+
+    def _parquet_lines(self, skip: int, limits: Limits) -> Lines:
+        number = 0
+        try:
+            with pyarrow.parquet.ParquetFile(self._raw, buffer_size=1 << 20, pre_buffer=False) as file:
+                if reason := wrong_header([field.name for field in file.schema_arrow]):
+                    yield Line(1, None, reason)
+                    return
+                for group in range(file.num_row_groups):
+                    size = file.metadata.row_group(group).num_rows
+                    if number + size <= skip:
+                        number += size
+                        continue
+                    for batch in file.iter_batches(batch_size=_PARQUET_ROWS, row_groups=[group]):
+                        for record, reason in _records(batch):
+                            number += 1
+                            self._fraction = number / file.metadata.num_rows
+                            checked = (None, reason) if reason else from_record(record, limits)
+                            yield _line(number, checked, str(record).encode("utf-8", "replace"))
+        except (pyarrow.ArrowException, OSError) as error:
+            yield Line(number + 1, None, f"the parquet file cannot be read from this row on: {first_line(error)}")
+
+
+def _jsonl_lines(rows: Iterator[Row], limits: Limits) -> Lines:
+    for number, content, reason in rows:
+        if not reason and not content.strip():
+            continue
+        record = None
+        try:
+            record = None if reason else orjson.loads(content)
+        except orjson.JSONDecodeError as error:
+            reason = wrong_utf8(content) or f"not JSON: {error.msg} at character {error.colno}"
+        record = {"text": record} if isinstance(record, str) else record
+        yield _line(number, (None, reason) if reason else from_record(record, limits), content)
+
+
+def _txt_lines(rows: Iterator[Row], limits: Limits) -> Lines:
+    for number, content, reason in rows:
+        if reason := reason or wrong_utf8(content):
+            yield _line(number, (None, reason), content)
+        elif (text := content.decode().removesuffix("\r")).strip():
+            yield _line(number, check_document({"text": text}, limits), content)
+
+
+def _tsv_lines(rows: Iterator[Row], limits: Limits) -> Lines:
+    header: list[str] | None = None
+    for number, content, reason in rows:
+        if reason := reason or wrong_utf8(content):
+            yield _line(number, (None, reason), content)
+            continue
+        fields = content.decode().removesuffix("\r").split("\t")
+        if not any(field.strip() for field in fields):
+            continue
+        if header is None:
+            header = [field.strip() for field in fields]
+            if "text" in header:
+                if reason := wrong_header(header):
+                    yield _line(number, (None, reason), content)
+                    return
+                continue
+            header = ["id", "text"]
+        yield _line(number, from_cells(header, fields, limits), content)
+
+
+class _RecordFeed(Iterator[str]):
+    """Feeds lines to a csv reader, bounds a record, and takes back what a broken record swallowed."""
+
+    def __init__(self, rows: Iterator[Row], max_bytes: int) -> None:
+        self._rows = rows
+        self._max_bytes = max_bytes
+        self._again: deque[Row] = deque()
+        self._bytes = 0
+        self.record: list[Row] = []  # the lines of the record that is being read
+
+    def begin_record(self) -> None:
+        self.record.clear()
+        self._bytes = 0
+
+    def take_back(self) -> None:
+        """Let all but the first line of the record be read again."""
+        self._again.extendleft(reversed(self.record[1:]))
+
+    def __next__(self) -> str:
+        if len(self.record) >= _MAX_RECORD_LINES or self._bytes > self._max_bytes:
+            limits = f"{_MAX_RECORD_LINES} lines or max_line_bytes={self._max_bytes}"
+            raise _UnreadableError(f"a quoted field goes on for more than {limits}: is its closing quote missing?")
+        row = self._again.popleft() if self._again else next(self._rows)
+        self.record.append(row)
+        self._bytes += len(row.content)
+        if reason := row.error or wrong_utf8(row.content):
+            raise _UnreadableError(reason)
+        return row.content.decode() + "\n"
+
+
+def _csv_lines(rows: Iterator[Row], limits: Limits) -> Lines:
+    feed = _RecordFeed(rows, limits.max_line_bytes)
+    reader = csv.reader(feed, strict=True)
+    header: list[str] | None = None
+    while True:
+        feed.begin_record()
+        try:
+            fields = next(reader)
+        except StopIteration:
+            return
+        except (_UnreadableError, csv.Error) as error:
+            feed.take_back()
+            reason = f"not CSV: {error}" if isinstance(error, csv.Error) else str(error)
+            yield _line(feed.record[0].number, (None, reason), feed.record[0].content)
+            continue
+        number, content, _ = feed.record[0]
+        if not any(field.strip() for field in fields):
+            continue
+        if header is not None:
+            yield _line(number, from_cells(header, fields, limits), content)
+            continue
+        header = [field.strip() for field in fields]
+        if header_reason := wrong_header(header):
+            yield _line(number, (None, header_reason), content)
+            return
+
+
+_LINES_OF: dict[str, Callable[[Iterator[Row], Limits], Lines]] = {
+    "jsonl": _jsonl_lines,
+    "csv": _csv_lines,
+    "tsv": _tsv_lines,
+    "txt": _txt_lines,
+}
+
+
+def _line(number: int, checked: tuple[Entry | None, str | None], content: bytes) -> Line:
+    document, reason = checked
+    return Line(number, document, reason, content[:_HEAD_BYTES].decode("utf-8", "replace") if reason else "")
+
+
+def _records(batch: Any) -> Iterator[tuple[dict[str, Any], str | None]]:
+    """Yield the rows of a pyarrow batch, or why one cannot be had as Python values."""
+    try:
+        records = batch.to_pylist()
+    except ValueError as error:  # not UTF-8, or a time that has no Python equal
+        if batch.num_rows == 1:
+            yield {}, f"a value cannot be read: {first_line(error)}"
+            return
+        for row in range(batch.num_rows):
+            yield from _records(batch.slice(row, 1))
+        return
+    for record in records:
+        yield {name: _plain(value) for name, value in record.items() if name and not _is_missing(value)}, None
+
+
+def _is_missing(value: Any) -> bool:
+    return value is None or (isinstance(value, float) and math.isnan(value))
+
+
+def _plain(value: Any) -> Any:
+    """Turn what parquet has and JSON has not into strings."""
+    if isinstance(value, datetime.date | datetime.time):
+        return value.isoformat()
+    if isinstance(value, decimal.Decimal):
+        return str(value)
+    if isinstance(value, list):
+        return [_plain(item) for item in value]
+    if isinstance(value, dict):
+        return {name: _plain(item) for name, item in value.items() if not _is_missing(item)}
+    return value

@@ -1,0 +1,288 @@
+"""BM25 over character n-grams, in memory: the texts that share the query's characters and pairs of characters, by row.
+
+A text is normalised (NFKC, lower case) and read as runs of letters, digits and symbols; white space and punctuation end a
+run. Its terms are the single characters and the pairs of neighbours within a run: no word segmentation, which suits
+Chinese and any other script. Score, after Robertson and Zaragoza, "The Probabilistic Relevance Framework: BM25 and
+Beyond" (2009), with the always positive idf that Lucene uses:
+
+    score(q, d) = sum over terms t of q:  idf(t) * (k1 + 1) * tf / (tf + k1 * (1 - b + b * |d| / mean |d|))
+    idf(t) = ln(1 + (N - df + 1/2) / (df + 1/2))
+
+N, df and the mean length count living texts only, at every moment. Postings lie in immutable segments, as in a
+log-structured merge tree (O'Neil et al. 1996): each batch is a new segment, neighbours of similar size are merged. A
+search reads one tuple of segments that a writer replaces as a whole, so it needs no lock and sees whole batches.
+"""
+
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from service.grams import grams
+from service.postings import Rows, Segment, merge, places, read_texts, saturated, segment_of
+from service.snapshots import read_snapshot, write_snapshot
+
+_INLINE_POSTINGS = 1 << 17  # a writer merges segments up to this size itself, in about 5 ms; maintain() the larger ones
+_TIER = 3  # a segment with fewer than this many times the postings of what is younger is merged with it
+_DEAD_SHARE = 0.2  # a segment with more deleted texts than this is rewritten by maintain()
+_FEW_ROWS = 1024  # up to so many allowed rows are looked up in the postings; for more every text is scored
+_ARRAYS = Segment._fields[:6]
+
+Scores = NDArray[np.float32]
+
+
+class _View(NamedTuple):
+    """What one search sees."""
+
+    segments: tuple[Segment, ...]  # ascending rows
+    live: int  # texts
+    mean_length: float  # terms of a living text
+
+
+class _Query(NamedTuple):
+    """A query's distinct terms and how often each occurs."""
+
+    terms: Rows  # (m,) ascending
+    repeats: NDArray[np.float64]  # (m,)
+
+
+class ReadTexts(NamedTuple):
+    """Texts made ready by `LexicalIndex.read`."""
+
+    rows: Rows
+    segments: list[Segment]
+
+
+class LexicalIndex:
+    """Scores by BM25, rows in ascending order of arrival; any number of searching threads beside one writer."""
+
+    def __init__(self, k1: float = 1.2, b: float = 0.75) -> None:
+        """Make an empty index. k1 > 0 says how slowly repetition saturates, b in (0, 1] how much length counts."""
+        if not (k1 > 0 and 0 < b <= 1):
+            raise ValueError(f"k1 must be positive and b in (0, 1]: got {k1}, {b}")
+        self._k1, self._b = float(k1), float(b)
+        self._last_row = -1
+        self._view = _view_of([])
+        self._claimed: NDArray[np.int32] | None = None  # postings of the youngest segment that maintain() is merging
+        self._writing, self._maintaining = threading.Lock(), threading.Lock()
+
+    def __len__(self) -> int:
+        return self._view.live
+
+    @property
+    def bytes(self) -> int:
+        """Memory of the arrays."""
+        return sum(array.nbytes for segment in self._view.segments for array in segment[:6])
+
+    def rows(self) -> Rows:
+        """Return the living rows, ascending."""
+        parts = [segment.rows[np.isfinite(segment.lengths)] for segment in self._view.segments]
+        return np.concatenate([np.empty(0, np.int64), *parts])
+
+    def add(self, rows: Rows, texts: Sequence[str]) -> None:
+        """Add texts under rows (n,), ascending and beyond every row ever added; ValueError otherwise."""
+        self.update(rows, texts, np.empty(0, np.int64))
+
+    def remove(self, rows: Rows) -> None:
+        """Forget rows; unknown ones are ignored."""
+        self.update(np.empty(0, np.int64), [], rows)
+
+    def update(self, rows: Rows, texts: Sequence[str], removed: Rows) -> None:
+        """Add texts and remove rows in one step: no search sees one without the other."""
+        self.apply(self.read(rows, texts), removed)
+
+    @staticmethod
+    def read(rows: Rows, texts: Sequence[str]) -> ReadTexts:
+        """Do the long part of an update, which needs no index and disturbs nobody; `apply` does the short rest."""
+        rows = np.asarray(rows, np.int64)
+        if rows.shape != (len(texts),) or np.any(np.diff(rows) <= 0):
+            raise ValueError(f"expected {len(texts)} ascending rows, got shape {rows.shape}: {rows[:3]}…")
+        return ReadTexts(rows, read_texts(rows, texts))
+
+    def apply(self, added: ReadTexts, removed: Rows) -> None:
+        """Add what `read` made of texts and remove rows in one step; ValueError if the rows are not beyond every row ever added."""
+        removed = np.asarray(removed, np.int64)
+        with self._writing:
+            if len(added.rows) and added.rows[0] <= self._last_row:
+                raise ValueError(f"rows must ascend beyond {self._last_row}: got {added.rows[:3]}…")
+            present = self._view.segments
+            segments = [*((s.without(removed) for s in present) if len(removed) else present), *added.segments]
+            while len(segments) > 1 and segments[-2].docs is not self._claimed and _is_due(segments[-2], segments[-1:]):
+                if len(segments[-2].docs) + len(segments[-1].docs) > _INLINE_POSTINGS:
+                    break
+                segments[-2:] = [merge(segments[-2:])]
+            self._last_row = int(added.rows[-1]) if len(added.rows) else self._last_row
+            self._view = _view_of(segments)
+
+    def maintain(self) -> bool:
+        """Merge segments that are due, on the side; searches and writes go on. Returns whether there were any."""
+        with self._maintaining:
+            with self._writing:
+                before = self._view.segments
+                start, stop = _due(before)
+                self._claimed = before[stop - 1].docs if stop else None
+            if start == stop:
+                return False
+            try:
+                merged = merge(before[start:stop])
+            except BaseException:
+                self._claimed = None
+                raise
+            with self._writing:  # the claimed segments are where they were; at most more of their texts are deleted
+                self._claimed = None
+                segments = list(self._view.segments)
+                for then, now in zip(before[start:stop], segments[start:stop], strict=True):
+                    merged = merged.without(then.rows[np.isfinite(then.lengths) & np.isinf(now.lengths)])
+                segments[start:stop] = [merged]
+                self._view = _view_of(segments)
+            return True
+
+    def search(self, queries: Sequence[str], k: int, allowed: Rows | None = None) -> tuple[Scores, Rows]:
+        """Find the k best texts of each query that share a term with it, among `allowed` (ascending rows) if given.
+
+        Returns scores (q, k), best first, and rows (q, k), ties by ascending row; the rest is -inf and -1.
+        """
+        if k < 1:
+            raise ValueError(f"k must be positive: {k}")
+        view = self._view
+        scores = np.full((len(queries), k), -np.inf, np.float32)
+        rows = np.full((len(queries), k), -1, np.int64)
+        for i, query in enumerate(queries):
+            found, where = self._best(view, _terms_of(query), k, allowed)
+            scores[i, : len(found)], rows[i, : len(found)] = found, where
+        return scores, rows
+
+    def scores_for(self, query: str, rows: Rows) -> Scores:
+        """Return the score (n,) of each given row, in any order; 0 where no term matches or the row is gone."""
+        return self._look_up(self._view, _terms_of(query), np.asarray(rows, np.int64))
+
+    def ceiling(self, query: str) -> float:
+        """Return the score that no text can reach: every term of the query repeated without end, unseen terms included."""
+        view, terms = self._view, _terms_of(query)
+        return float(self._weights(view, terms, _frequency(view, terms)).sum())
+
+    def save(self, path: Path) -> None:
+        """Write a snapshot, atomically."""
+        with self._writing:
+            view, last_row = self._view, self._last_row
+        meta = {"k1": self._k1, "b": self._b, "segments": len(view.segments), "last_row": last_row}
+        named = {f"{i}/{name}": getattr(s, name) for i, s in enumerate(view.segments) for name in _ARRAYS}
+        write_snapshot(path, "lexical", meta, named)
+
+    @classmethod
+    def load(cls, path: Path) -> Self:
+        """Read a snapshot; ValueError for anything but a whole one."""
+        meta, arrays = read_snapshot(path, "lexical")
+        try:
+            index = cls(meta["k1"], meta["b"])
+            segments = [segment_of([arrays[f"{i}/{name}"] for name in _ARRAYS]) for i in range(meta["segments"])]
+            index._last_row = int(meta["last_row"])
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"{path} does not hold a lexical index: {error}") from error
+        index._view = _view_of(segments)
+        return index
+
+    def _weights(self, view: _View, query: _Query, frequency: Rows) -> NDArray[np.float64]:
+        """Return idf * (k1 + 1) * repeats of each term (m,): more than it can contribute to a score."""
+        idf = np.log1p((view.live - frequency + 0.5) / (frequency + 0.5))
+        return np.asarray(idf * (self._k1 + 1) * query.repeats)
+
+    def _saturation(self, view: _View, lengths: Scores) -> Scores:
+        """Return k1 * (1 - b + b * |d| / mean |d|) for texts of these lengths; infinite for deleted ones."""
+        return lengths * np.float32(self._k1 * self._b / view.mean_length) + np.float32(self._k1 * (1 - self._b))
+
+    def _best(self, view: _View, query: _Query, k: int, allowed: Rows | None) -> tuple[Scores, Rows]:
+        """Return the best k positive scores and their rows, sorted."""
+        if allowed is not None and len(allowed) <= _FEW_ROWS:
+            scores, rows = self._look_up(view, query, allowed), allowed
+        else:
+            best = [
+                _candidates(scores, segment.rows, k, allowed)
+                for segment, scores in zip(view.segments, self._score_all(view, query), strict=True)
+            ]
+            scores = np.concatenate([np.empty(0, np.float32), *(found[0] for found in best)])
+            rows = np.concatenate([np.empty(0, np.int64), *(found[1] for found in best)])
+        matching = np.flatnonzero(scores > 0)
+        order = matching[np.lexsort((rows[matching], -scores[matching]))[:k]]
+        return scores[order], rows[order]
+
+    def _score_all(self, view: _View, query: _Query) -> list[Scores]:
+        """Score every text of every segment: a list of (n,), 0 where nothing matches."""
+        matches: list[list[tuple[int, NDArray[np.intp], Scores]]] = []
+        frequency = np.zeros(len(query.terms), np.int64)
+        for segment in view.segments:
+            saturation = self._saturation(view, segment.lengths)
+            matches.append([])
+            for i, start, stop in segment.spans(query.terms):
+                docs = segment.docs[start:stop].astype(np.intp)
+                shares = saturated(segment.counts[start:stop], saturation.take(docs, mode="clip"))
+                frequency[i] += np.count_nonzero(shares) if segment.dead else len(docs)
+                matches[-1].append((i, docs, shares))
+        weights = self._weights(view, query, frequency).astype(np.float32)
+        scored = [np.zeros(len(segment.rows), np.float32) for segment in view.segments]
+        for scores, found in zip(scored, matches, strict=True):
+            for i, docs, shares in found:
+                shares *= weights[i]
+                scores[docs] += shares
+        return scored
+
+    def _look_up(self, view: _View, query: _Query, rows: Rows) -> Scores:
+        """Score only these rows (n,), term by term in the same order as `_score_all`, so equal to the last bit."""
+        scores = np.zeros(len(rows), np.float32)
+        weights = self._weights(view, query, _frequency(view, query)).astype(np.float32)
+        for segment in view.segments:
+            asked, docs = places(segment.rows, rows)
+            if not len(asked):
+                continue
+            saturation = self._saturation(view, segment.lengths[docs])
+            for i, start, stop in segment.spans(query.terms):
+                at, here = places(segment.docs[start:stop], docs.astype(np.int32))
+                if len(at):
+                    scores[asked[at]] += saturated(segment.counts[start:stop][here], saturation[at]) * weights[i]
+        return scores
+
+
+def _terms_of(query: str) -> _Query:
+    """Count a query's terms."""
+    terms, repeats = np.unique(grams([query])[0], return_counts=True)
+    return _Query(terms, repeats.astype(np.float64))
+
+
+def _frequency(view: _View, query: _Query) -> Rows:
+    """Count the living texts that have each term (m,)."""
+    return sum((segment.frequency(query.terms) for segment in view.segments), np.zeros(len(query.terms), np.int64))
+
+
+def _candidates(scores: Scores, rows: Rows, k: int, allowed: Rows | None) -> tuple[Scores, Rows]:
+    """Return scores and rows that can be among the k best: all that are no worse than the k-th, unsorted."""
+    if allowed is not None:
+        where = places(rows, allowed)[1]
+        scores, rows = scores[where], rows[where]
+    least = np.partition(scores, len(scores) - k)[len(scores) - k] if len(scores) > k else 0
+    kept = np.flatnonzero(scores >= least) if least > 0 else np.flatnonzero(scores)
+    return scores[kept], rows[kept]
+
+
+def _view_of(segments: Sequence[Segment]) -> _View:
+    """Gather the totals of segments that have texts."""
+    segments = tuple(segment for segment in segments if len(segment.rows))
+    live = sum(len(segment.rows) - segment.dead for segment in segments)
+    total = sum(segment.total for segment in segments)
+    return _View(segments, live, max(total, 1.0) / max(live, 1))
+
+
+def _is_due(segment: Segment, younger: Sequence[Segment]) -> bool:
+    """Say whether a segment is to be merged with those that follow it."""
+    return len(segment.docs) <= _TIER * sum(len(other.docs) + 1 for other in younger)
+
+
+def _due(segments: Sequence[Segment]) -> tuple[int, int]:
+    """Say which neighbours [start, stop) to merge: the young end by size, else one with many deleted texts, else none."""
+    ends = [i for i in range(len(segments) - 1) if _is_due(segments[i], segments[i + 1 :])]
+    if ends:
+        return ends[0], len(segments)
+    full = [i for i, segment in enumerate(segments) if segment.dead > _DEAD_SHARE * len(segment.rows)]
+    return (full[0], full[0] + 1) if full else (0, 0)

@@ -1,0 +1,59 @@
+"""A collection encoded anew with the present model, beside the old one, which it replaces at the end.
+
+Killed in the middle, the old collection is untouched.
+"""
+
+import uuid
+from pathlib import Path
+
+from tqdm import tqdm
+
+from models.token_codec import token_codec
+from service.batching import EncodeQueue
+from service.collections import Collection, Library
+from service.document_rules import Entry
+from service.documents import new_manifest
+from service.indexing import Indexer
+from service.runtime import load_encoder
+from service.settings import Settings
+
+PAGE = 1_024
+
+
+def reindex(settings: Settings, name: str) -> None:
+    """Encode every document of a collection again.
+
+    Raises:
+        RuntimeError: the data folder is in use.
+        ValueError: there is no such collection or no usable model.
+    """
+    library = Library(settings.data_dir)
+    try:
+        if name not in library.names():
+            raise ValueError(f"there is no collection {name!r} in {settings.data_dir}")
+        old = library.get(name)
+        encoder = load_encoder(settings)
+        codec = token_codec(encoder)
+        queue = EncodeQueue(encoder, settings.max_batch_tokens, settings.max_queued_texts, settings.max_queued_tokens)
+        manifest = new_manifest(encoder.fingerprint, encoder.dim, codec.name, old.manifest["index"])
+        folder = library.data_dir / "collections" / f".reindex-{uuid.uuid4().hex}"
+        new = Collection.create(folder, manifest, encoder.device)
+        try:
+            _copy(old, new, Indexer(queue, codec))
+        finally:
+            queue.close()
+            new.close()
+        library.replace(name, Path(folder))
+    finally:
+        library.close()
+
+
+def _copy(old: Collection, new: Collection, indexer: Indexer) -> None:
+    with old.view() as view, tqdm(total=view.count(), unit="documents", desc=old.name) as bar:
+        after = ""
+        while page := view.page(after, PAGE):
+            entries = [Entry(id=document.id, text=document.text, metadata=document.metadata) for document in page]
+            indexer.finish(new, indexer.begin(entries, is_limited=False))
+            new.maintain()
+            bar.update(len(page))
+            after = page[-1].id

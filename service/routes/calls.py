@@ -1,0 +1,130 @@
+"""From the event loop to the threads below it, and what a route needs from the request for that.
+
+Async ends here: a route awaits a future of the encoder's queue or of a thread pool. Whoever waits for a caller who has left stops
+waiting, and what has not begun is not begun.
+"""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Iterable
+from concurrent.futures import Executor, Future
+from typing import Annotated, Any, TypeVar
+
+import orjson
+from fastapi import Depends, Request, Response
+from fastapi.routing import APIRoute
+
+from service.batching import Submission
+from service.errors import NotReady, ServiceError, TooLarge
+from service.runtime import Runtime
+
+T = TypeVar("T")
+
+
+class CallerLeft(ServiceError):
+    """Nobody waits for the answer any more."""
+
+    status = 499
+    error_type = "caller_left"
+
+
+class LimitedRequest(Request):
+    """A request whose JSON is strict (no NaN, no lone surrogates, bounded depth) and whose body is limited."""
+
+    async def read_limited(self, max_bytes: int) -> None:
+        """Read the body, refusing more than ``max_bytes``."""
+        if not hasattr(self, "_body"):
+            self._body = b"".join([chunk async for chunk in limited_stream(self, "max_body_bytes", max_bytes)])
+
+    async def json(self) -> Any:
+        """Parse the body; `orjson.JSONDecodeError` is a `json.JSONDecodeError`."""
+        return orjson.loads(await self.body())
+
+
+class JsonRoute(APIRoute):
+    """A route that reads its body through `LimitedRequest`."""
+
+    def get_route_handler(self) -> Callable[[Request], Awaitable[Response]]:  # type: ignore[override]
+        """Wrap FastAPI's handler."""
+        handler = super().get_route_handler()
+
+        async def limited(request: Request) -> Response:
+            request = LimitedRequest(request.scope, request.receive)
+            await request.read_limited(request.app.state.settings.max_body_bytes)
+            return await handler(request)
+
+        return limited
+
+
+async def limited_stream(request: Request, limit: str, max_bytes: int) -> Any:
+    """Yield the chunks of a body.
+
+    Raises:
+        TooLarge: it declares or turns out to be longer than ``max_bytes``.
+    """
+    declared = request.headers.get("content-length", "0")
+    received = 0
+    if declared.isdigit() and int(declared) > max_bytes:
+        raise TooLarge(f"the body has {declared} bytes, at most {limit} = {max_bytes} are allowed")
+    async for chunk in request.stream():
+        received += len(chunk)
+        if received > max_bytes:
+            raise TooLarge(f"the body has more than {limit} = {max_bytes} bytes")
+        yield chunk
+
+
+def ready_runtime(request: Request) -> Runtime:
+    """Return the loaded runtime.
+
+    Raises:
+        NotReady: it is being loaded, or failed to.
+    """
+    runtime: Runtime | None = request.app.state.runtime
+    if runtime is None:
+        raise NotReady(request.app.state.reason, retry_after_s=2)
+    return runtime
+
+
+Ready = Annotated[Runtime, Depends(ready_runtime)]
+
+
+def json_response(content: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:
+    """Answer with JSON."""
+    return Response(orjson.dumps(content), status, headers, media_type="application/json")
+
+
+async def in_pool(request: Request, pool: Executor, function: Callable[..., T], *arguments: Any) -> T:
+    """Run a function in a thread pool and wait for it while the caller waits."""
+    future = pool.submit(function, *arguments)
+    await wait_for(request, [future], None)
+    return future.result()
+
+
+async def until_encoded(request: Request, submission: Submission, deadline: float | None = None) -> bool:
+    """Wait for vectors while the caller waits; return whether they came before ``deadline`` (`time.monotonic`)."""
+    return await wait_for(request, submission.futures, deadline)
+
+
+async def wait_for(request: Request, futures: Iterable[Future[Any]], deadline: float | None) -> bool:
+    """Wait until all futures are done, or give them up: at the deadline (False) or when the caller leaves (CallerLeft)."""
+    waiting = [asyncio.wrap_future(future) for future in futures]
+    done = asyncio.gather(*waiting, return_exceptions=True)
+    left = asyncio.ensure_future(_left(request))
+    try:
+        timeout_s = None if deadline is None else max(0.0, deadline - time.monotonic())
+        both: set[asyncio.Future[Any]] = {done, left}
+        finished, _ = await asyncio.wait(both, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
+        if done in finished:
+            return True
+        if left in finished:
+            raise CallerLeft("the caller has left")
+        return False
+    finally:
+        left.cancel()
+        if not done.done():
+            done.cancel()
+
+
+async def _left(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass

@@ -1,0 +1,164 @@
+"""Collections and their documents."""
+
+import datetime
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Query, Request, Response
+
+from service.collections import Collection, check_name
+from service.document_rules import Entry, check_document
+from service.documents import Document
+from service.errors import Conflict, InvalidRequest, NotFound
+from service.routes.calls import JsonRoute, Ready, in_pool, json_response, until_encoded
+from service.runtime import Runtime
+from service.schemas import (
+    CollectionBody,
+    CollectionInfo,
+    CollectionList,
+    Deleted,
+    DocumentBody,
+    DocumentInfo,
+    DocumentPage,
+    DocumentsBody,
+    IdsBody,
+    Upserted,
+)
+
+router = APIRouter(prefix="/v1/collections", tags=["collections"], route_class=JsonRoute)
+
+
+@router.put(
+    "/{name}",
+    response_model=CollectionInfo,
+    responses={201: {"model": CollectionInfo, "description": "It was created now."}},
+)
+async def put_collection(request: Request, runtime: Ready, name: str, body: CollectionBody | None = None) -> Response:
+    """Create a collection, or find it as it is."""
+    check_name(name)
+    wanted = body.index if body else "auto"
+    collection, is_new = await in_pool(request, runtime.write_pool, runtime.create_collection, name, wanted)
+    if body is not None and collection.manifest["index"] != wanted:
+        raise Conflict(f"collection {name!r} exists with the index {collection.manifest['index']!r}, not {wanted!r}")
+    return json_response(await in_pool(request, runtime.search_pool, _info, collection), 201 if is_new else 200)
+
+
+@router.get("", response_model=CollectionList)
+async def list_collections(request: Request, runtime: Ready) -> Response:
+    """List all collections."""
+    found = [runtime.library.get(name) for name in runtime.library.names()]
+    return json_response({"collections": [await in_pool(request, runtime.search_pool, _info, each) for each in found]})
+
+
+@router.get("/{name}", response_model=CollectionInfo)
+async def get_collection(request: Request, runtime: Ready, name: str) -> Response:
+    """Describe a collection."""
+    return json_response(await in_pool(request, runtime.search_pool, _info, runtime.library.get(name)))
+
+
+@router.delete("/{name}", status_code=204)
+async def delete_collection(request: Request, runtime: Ready, name: str) -> Response:
+    """Remove a collection with everything in it."""
+    await in_pool(request, runtime.write_pool, runtime.library.delete, name)
+    return Response(status_code=204)
+
+
+@router.post("/{name}/documents", response_model=Upserted)
+async def post_documents(request: Request, runtime: Ready, name: str, body: DocumentsBody) -> Response:
+    """Write documents: durable and searchable when it answers."""
+    check_name(name)
+    _check_count("documents", len(body.documents), runtime)
+    entries = [_entry(i, document, runtime) for i, document in enumerate(body.documents)]
+    given = [entry["id"] for entry in entries if entry["id"] is not None]
+    if len(set(given)) < len(given):
+        twice = next(id for id in given if given.count(id) > 1)
+        raise InvalidRequest(f"the id {twice!r} occurs more than once in one request")
+    collection, _ = await in_pool(request, runtime.write_pool, runtime.create_collection, name)
+    collection.check_model(runtime.encoder.fingerprint)
+    batch = await in_pool(request, runtime.write_pool, runtime.indexer.begin, entries, True)
+    if batch.unreadable:
+        batch.submission.cancel()
+        raise InvalidRequest(f"the text of {batch.unreadable[0]!r} has no token that the model can read")
+    await until_encoded(request, batch.submission)
+    indexed = await in_pool(request, runtime.write_pool, runtime.indexer.finish, collection, batch)
+    return json_response({"upserted": len(indexed.ids), "ids": indexed.ids, "truncated": indexed.truncated})
+
+
+@router.get("/{name}/documents", response_model=DocumentPage)
+async def page_documents(
+    request: Request, runtime: Ready, name: str, limit: Annotated[int, Query(ge=1, le=1_000)] = 100, after: str = ""
+) -> Response:
+    """Page through documents in order of id."""
+    collection = runtime.library.get(name)
+    found = await in_pool(request, runtime.search_pool, _page, collection, after, limit + 1)
+    rest = found[limit - 1].id if len(found) > limit else None
+    return json_response({"documents": [_document(document) for document in found[:limit]], "next": rest})
+
+
+@router.post("/{name}/documents/delete", response_model=Deleted)
+async def delete_documents(request: Request, runtime: Ready, name: str, body: IdsBody) -> Response:
+    """Remove documents by id; unknown ids are ignored."""
+    collection = runtime.library.get(name)
+    _check_count("ids", len(body.ids), runtime)
+    return json_response({"deleted": await in_pool(request, runtime.write_pool, collection.delete, body.ids)})
+
+
+@router.get("/{name}/documents/{id:path}", response_model=DocumentInfo)
+async def get_document(request: Request, runtime: Ready, name: str, id: str) -> Response:
+    """Return one document."""
+    found = await in_pool(request, runtime.search_pool, _find, runtime.library.get(name), id)
+    if found is None:
+        raise NotFound(f"there is no document {id!r} in collection {name!r}")
+    return json_response(_document(found))
+
+
+@router.delete("/{name}/documents/{id:path}", response_model=Deleted)
+async def delete_document(request: Request, runtime: Ready, name: str, id: str) -> Response:
+    """Remove one document."""
+    deleted = await in_pool(request, runtime.write_pool, runtime.library.get(name).delete, [id])
+    if not deleted:
+        raise NotFound(f"there is no document {id!r} in collection {name!r}")
+    return json_response({"deleted": deleted})
+
+
+def _info(collection: Collection) -> dict[str, Any]:
+    with collection.view() as view:
+        count = view.count()
+    manifest = collection.manifest
+    created = datetime.datetime.fromtimestamp(int(manifest["created_at"]), datetime.UTC)
+    return {
+        "name": collection.name,
+        "documents": count,
+        "model": manifest["fingerprint"],
+        "dim": collection.dim,
+        "index": manifest["index"],
+        "index_in_use": collection.vectors.kind,
+        "bytes": collection.bytes(),
+        "created_at": created.isoformat().replace("+00:00", "Z"),
+    }
+
+
+def _page(collection: Collection, after: str, limit: int) -> list[Document]:
+    with collection.view() as view:
+        return view.page(after, limit)
+
+
+def _find(collection: Collection, id: str) -> Document | None:
+    with collection.view() as view:
+        return view.document(id)
+
+
+def _document(document: Document) -> dict[str, Any]:
+    return {"id": document.id, "text": document.text, "metadata": document.metadata}
+
+
+def _entry(position: int, document: DocumentBody, runtime: Runtime) -> Entry:
+    entry, reason = check_document(document.model_dump(), runtime.limits)
+    if entry is None:
+        raise InvalidRequest(f"documents[{position}]: {reason}")
+    return entry
+
+
+def _check_count(what: str, count: int, runtime: Runtime) -> None:
+    limit = runtime.settings.max_documents
+    if count > limit:
+        raise InvalidRequest(f"the request has {count} {what}, at most max_documents = {limit} are allowed")

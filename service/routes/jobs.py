@@ -1,0 +1,106 @@
+"""Imports and the jobs that they become."""
+
+import asyncio
+import os
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import BinaryIO
+
+import orjson
+from fastapi import APIRouter, Request, Response
+from sse_starlette import EventSourceResponse
+
+from service.collections import check_name
+from service.corpus_files import format_of_content_type
+from service.errors import InvalidRequest
+from service.jobs import Job
+from service.routes.calls import Ready, in_pool, json_response, limited_stream
+from service.schemas import JobAccepted, JobInfo
+
+router = APIRouter(prefix="/v1", tags=["jobs"])
+
+EVENT_INTERVAL_S = 0.5
+_MAGIC = {b"\x1f\x8b": "gz", b"\xfd7zXZ\x00": "xz", b"\x28\xb5\x2f\xfd": "zst"}
+
+
+@router.post(
+    "/collections/{name}/imports",
+    status_code=202,
+    response_model=JobAccepted,
+    openapi_extra={
+        "requestBody": {
+            "required": True,
+            "content": {
+                kind: {"schema": {"type": "string", "format": "binary"}}
+                for kind in ("application/x-ndjson", "text/csv", "text/tab-separated-values", "text/plain")
+            },
+        }
+    },
+)
+async def post_import(request: Request, runtime: Ready, name: str) -> Response:
+    """Take a body of any length and index it as a job. gzip, xz and zstd are recognised by their first bytes."""
+    check_name(name)
+    given = request.headers.get("content-type", "")
+    format = format_of_content_type(given)
+    if format is None:
+        raise InvalidRequest(
+            f"content type {given!r} is not one of application/x-ndjson, text/csv, text/tab-separated-values, text/plain"
+        )
+    collection, _ = await in_pool(request, runtime.write_pool, runtime.create_collection, name)
+    collection.check_model(runtime.encoder.fingerprint)
+    id, spool = runtime.jobs.new_spool()
+    try:
+        with spool.open("wb") as file:
+            async for chunk in limited_stream(request, "max_import_bytes", runtime.settings.max_import_bytes):
+                file.write(chunk)
+            await asyncio.to_thread(_make_durable, file)
+    except BaseException:
+        spool.unlink(missing_ok=True)
+        raise
+    options = {"format": format, "compression": _compression(spool), "name": id}
+    job = await asyncio.to_thread(runtime.jobs.submit, id, "import", name, options)
+    return json_response({"job": job.id}, 202)
+
+
+@router.get("/jobs/{id}", response_model=JobInfo)
+async def get_job(runtime: Ready, id: str) -> Response:
+    """Say how far a job is."""
+    return json_response(runtime.jobs.get(id).status())
+
+
+@router.get("/jobs/{id}/events", response_class=EventSourceResponse)
+async def get_job_events(runtime: Ready, id: str) -> EventSourceResponse:
+    """Send a job's state as server-sent events until it ends."""
+    return EventSourceResponse(_events(runtime.jobs.get(id)))
+
+
+@router.delete("/jobs/{id}", response_model=JobInfo)
+async def delete_job(runtime: Ready, id: str) -> Response:
+    """Cancel a job at its next batch; what it has written stays."""
+    job = runtime.jobs.get(id)
+    job.cancel()
+    for _ in range(100):
+        if job.state != "running":
+            break
+        await asyncio.sleep(0.05)
+    return json_response(job.status())
+
+
+async def _events(job: Job) -> AsyncIterator[dict[str, str]]:
+    while True:
+        status = job.status()
+        yield {"event": "progress" if status["state"] == "running" else "end", "data": orjson.dumps(status).decode()}
+        if status["state"] != "running":
+            return
+        await asyncio.sleep(EVENT_INTERVAL_S)
+
+
+def _compression(spool: Path) -> str | None:
+    with spool.open("rb") as file:
+        start = file.read(8)
+    return next((name for magic, name in _MAGIC.items() if start.startswith(magic)), None)
+
+
+def _make_durable(file: BinaryIO) -> None:
+    file.flush()
+    os.fsync(file.fileno())

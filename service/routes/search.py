@@ -1,0 +1,169 @@
+"""Search and pair similarity."""
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from fastapi import APIRouter, Request, Response
+
+from service.batching import Submission
+from service.document_rules import wrong_text
+from service.errors import InvalidRequest
+from service.filters import parse_filter
+from service.routes.calls import JsonRoute, Ready, in_pool, json_response, until_encoded
+from service.runtime import Runtime
+from service.schemas import SearchBody, SearchResults, SimilarityBody, SimilarityResults
+from service.search import Alignment, Answer, EncodedText, Hit, PairSimilarity, SearchOptions, Timings, encoded_texts
+
+router = APIRouter(prefix="/v1", tags=["search"], route_class=JsonRoute)
+
+
+@router.post("/collections/{name}/search", response_model=SearchResults)
+async def post_search(request: Request, runtime: Ready, name: str, body: SearchBody) -> Response:
+    """Find the texts of a collection that mean the same as the query."""
+    timings = Timings()
+    settings = runtime.settings
+    deadline = time.monotonic() + (body.timeout_ms or settings.default_timeout_ms) / 1e3
+    collection = runtime.library.get(name)
+    collection.check_model(runtime.encoder.fingerprint)
+    texts = [body.query] if isinstance(body.query, str) else body.query
+    if not texts:
+        raise InvalidRequest("query is an empty list")
+    _check_most("queries", len(texts), "max_queries", settings.max_queries)
+    options = _options(body, runtime)
+    queries, is_late = await _encoded(request, runtime, texts, "query", deadline, timings)
+    if is_late:
+        answers = [Answer(is_partial=True) for _ in texts]
+    else:
+        answers = await in_pool(
+            request, runtime.search_pool, runtime.searcher.search, collection, queries, options, deadline, timings
+        )
+    content = {
+        "results": [
+            {
+                "query": query.text,
+                "truncated": query.tokenized.truncated,
+                "hits": [_hit(hit, options) for hit in answer.hits],
+                "certificate": _certificate(answer, options),
+            }
+            for query, answer in zip(queries, answers, strict=True)
+        ],
+        "partial": any(answer.is_partial for answer in answers),
+    }
+    return _timed(content, timings)
+
+
+@router.post("/similarity", response_model=SimilarityResults)
+async def post_similarity(request: Request, runtime: Ready, body: SimilarityBody) -> Response:
+    """Compare pairs of texts."""
+    timings = Timings()
+    _check_most("pairs", len(body.pairs), "max_documents", runtime.settings.max_documents)
+    texts = [text for pair in body.pairs for text in pair]
+    deadline = time.monotonic() + runtime.settings.default_timeout_ms / 1e3
+    encoded, is_late = await _encoded(request, runtime, texts, "pairs", deadline, timings)
+    if is_late:
+        raise InvalidRequest(
+            f"the pairs cannot be compared within default_timeout_ms = {runtime.settings.default_timeout_ms}; send fewer"
+        )
+    pairs = list(zip(encoded[::2], encoded[1::2], strict=True))
+    compared = await in_pool(
+        request, runtime.search_pool, runtime.searcher.compare, pairs, body.measures, body.explain, timings
+    )
+    return _timed({"results": [_pair(pair) for pair in compared]}, timings)
+
+
+async def _encoded(
+    request: Request, runtime: Runtime, texts: Sequence[str], what: str, deadline: float, timings: Timings
+) -> tuple[list[EncodedText], bool]:
+    """Tokenize and encode texts; return them, and whether the deadline came first (then they have no vectors)."""
+    for i, text in enumerate(texts):
+        if fault := wrong_text(text, runtime.limits):
+            raise InvalidRequest(f"{what}[{i}]: {fault}" if len(texts) > 1 else f"{what}: {fault}")
+    tokenized = await in_pool(request, runtime.search_pool, runtime.encoder.tokenize, texts)
+    for i, each in enumerate(tokenized):
+        if not each.inner:
+            raise InvalidRequest(f"{what}[{i}] has no token that the model can read")
+    submission: Submission = runtime.queue.submit(tokenized, "interactive")
+    is_late = not await until_encoded(request, submission, deadline)
+    timings.lap_encoding(submission.waited_s)
+    if is_late:
+        submission.cancel()
+        return [EncodedText(*parts, None, None) for parts in zip(texts, tokenized, strict=True)], True
+    return encoded_texts(texts, tokenized, submission.result()), False
+
+
+def _options(body: SearchBody, runtime: Runtime) -> SearchOptions:
+    settings, defaults = runtime.settings, runtime.defaults
+    _check_most("top_k", body.top_k, "max_top_k", settings.max_top_k)
+    _check_most("candidates", body.candidates, "max_candidates", settings.max_candidates)
+    if body.scope == "corpus" and body.rerank == "none":
+        raise InvalidRequest('scope "corpus" ranks by transport: set rerank to "wrd" or "wmd"')
+    try:
+        conditions = tuple(parse_filter(body.filter, settings.max_filter_terms)) if body.filter else ()
+    except ValueError as error:
+        raise InvalidRequest(str(error)) from error
+    return SearchOptions(
+        top_k=body.top_k,
+        candidates=body.candidates,
+        retrieve=body.retrieve or defaults.retrieve,
+        rerank=body.rerank,
+        weight=defaults.weight if body.weight is None else body.weight,
+        lexical_weight=defaults.lexical_weight,
+        scope=body.scope,
+        conditions=conditions,
+        explain=body.explain,
+    )
+
+
+def _check_most(what: str, value: int, limit: str, most: int) -> None:
+    if value > most:
+        raise InvalidRequest(f"{what} is {value}, at most {limit} = {most} is allowed")
+
+
+def _hit(hit: Hit, options: SearchOptions) -> dict[str, Any]:
+    return {
+        "id": hit.document.id,
+        "text": hit.document.text,
+        "metadata": hit.document.metadata,
+        "score": hit.score,
+        "cosine": hit.cosine,
+        "bm25": hit.bm25,
+        "wrd": hit.distance if options.rerank == "wrd" else None,
+        "wmd": hit.distance if options.rerank == "wmd" else None,
+        "alignment": _alignment(hit.alignment),
+    }
+
+
+def _certificate(answer: Answer, options: SearchOptions) -> dict[str, Any] | None:
+    """Show a certificate as costs, 1 - score: at weight 1 these are WRD itself."""
+    certificate = answer.certificate
+    if certificate is None:
+        return None
+    return {
+        "scope": options.scope,
+        "exact": certificate.exact,
+        "kth": None if certificate.kth is None else 1.0 - certificate.kth,
+        "next_bound": None if certificate.next_bound is None else 1.0 - certificate.next_bound,
+        "solved": certificate.solved,
+        "pruned": certificate.pruned,
+    }
+
+
+def _pair(pair: PairSimilarity) -> dict[str, Any]:
+    return {
+        "cosine": pair.cosine,
+        "wrd": pair.wrd,
+        "wmd": pair.wmd,
+        "truncated": pair.is_truncated,
+        "alignment": _alignment(pair.alignment),
+    }
+
+
+def _alignment(alignment: Alignment | None) -> dict[str, Any] | None:
+    return None if alignment is None else alignment._asdict()
+
+
+def _timed(content: dict[str, Any], timings: Timings) -> Response:
+    took = timings.total()
+    header = ", ".join(f"{stage};dur={ms}" for stage, ms in took.items())
+    return json_response({**content, "took_ms": took}, headers={"Server-Timing": header})
