@@ -9,3 +9,9 @@
 | `transport` | WMD and WRD: masses, costs, bounds, exact plans |
 | `losses` | what the bundled network was trained with |
 """
+
+import os
+
+# Idle OpenMP threads that spin starve whoever shares their core. The runtimes (torch, FAISS and POT bring one each)
+# read this when they are loaded, so it must stand before their imports.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")

@@ -73,7 +73,9 @@ class EncoderNetwork(nn.Module):
         self.has_tokens = folder.token_vectors != "static"
         self.is_projected = folder.token_vectors == "projected"
         self.word_weights: torch.Tensor | None
-        self.register_buffer("word_weights", None if folder.word_weights is None else torch.from_numpy(folder.word_weights))
+        self.register_buffer(
+            "word_weights", None if folder.word_weights is None else torch.from_numpy(folder.word_weights)
+        )
         self.dense = nn.Sequential()
         for layer in folder.dense:
             linear = nn.Linear(layer.weight.shape[1], layer.weight.shape[0], bias=layer.bias is not None)
@@ -90,6 +92,7 @@ class EncoderNetwork(nn.Module):
         self.eval().requires_grad_(False)
 
     def forward(self, ids: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Compute unit sentence vectors and token vectors in float32."""
         output = self.network(input_ids=ids, attention_mask=mask)
         hidden = output.last_hidden_state  # (b, t, hidden)
         weights = mask.to(hidden.dtype)  # (b, t)

@@ -73,7 +73,9 @@ def cosent(similarity: Tensor, label: Tensor, scale: float = 20.0) -> Tensor:
     return torch.logsumexp(torch.cat([terms.new_zeros(1), terms]), dim=0)
 
 
-def family_thresholds(similarity: Tensor, label: Tensor, family: Tensor, threshold: Tensor, slope: float = 10.0) -> Tensor:
+def family_thresholds(
+    similarity: Tensor, label: Tensor, family: Tensor, threshold: Tensor, slope: float = 10.0
+) -> Tensor:
     """Binary cross-entropy of σ(slope · (s_i − threshold[family_i])) against label_i, mean over pairs.
 
     Sources draw the line between "same" and "not the same" in different places: each has a threshold of its own that is trained along.
@@ -81,7 +83,9 @@ def family_thresholds(similarity: Tensor, label: Tensor, family: Tensor, thresho
     """
     if not len(similarity):
         return similarity.sum()
-    return functional.binary_cross_entropy_with_logits(slope * (similarity - threshold[family]), label.to(similarity.dtype))
+    return functional.binary_cross_entropy_with_logits(
+        slope * (similarity - threshold[family]), label.to(similarity.dtype)
+    )
 
 
 def relaxed_mover(queries: Tensor, texts: Tensor, has_query: Tensor, has_text: Tensor) -> Tensor:

@@ -212,7 +212,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the program; return its exit code."""
     options = _parse(arguments)
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s %(message)s")
-    started_at = time.monotonic()
     rejects = options.rejects or options.files[0].with_name(f"{options.files[0].name}.rejects.jsonl")
     journal: Journal | None = None
     target: Target | None = None
@@ -224,6 +223,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             chosen = {"data_dir": options.data_dir, "model": options.model}
             settings = Settings(sample=False, **{name: value for name, value in chosen.items() if value is not None})
             target = LocalCollection(settings, options.collection)
+        started_at = time.monotonic()  # the model is loaded
         start = Position([source.signature() for source in options.sources], target.place)
         journal = Journal(rejects, start, options.resume)
         first = journal.position
@@ -231,7 +231,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         index_pieces(read_pieces(options.sources, first, max_lines), target, journal)
         journal.end()
     except (Stopped, OSError, ValueError, KeyboardInterrupt) as error:
-        print(f"index_corpus: {error or 'interrupted'}", file=sys.stderr)
+        print(f"index_corpus: {str(error) or 'interrupted'}", file=sys.stderr)
         if journal is not None:
             last = journal.position
             where = f"{options.files[last.file].name} line {last.line}"

@@ -14,6 +14,7 @@ from service.indexing import Batch
 from service.runtime import Runtime
 from service.settings import Settings
 
+ANSWER_TIMEOUT_S = 300.0
 FIRST_BACKOFF_S = 0.25
 MAX_BACKOFF_S = 30.0
 
@@ -89,7 +90,7 @@ class RemoteCollection:
     """A collection of a running service; one request is on its way while the next batch is read."""
 
     def __init__(self, url: str, key: str | None, name: str, patience_s: float) -> None:
-        """Connect and make the collection if it is new; every request gets ``patience_s`` seconds for all its attempts.
+        """Connect, and make the collection if it is new; a request is repeated for ``patience_s`` seconds at most.
 
         Raises:
             Stopped: the service does not answer, or refuses.
@@ -98,7 +99,9 @@ class RemoteCollection:
         self._path = f"/v1/collections/{name}"
         self._patience_s = patience_s
         headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {key}"} if key else {})
-        self._client = httpx.Client(base_url=url, headers=headers, timeout=httpx.Timeout(patience_s, connect=10.0))
+        self._client = httpx.Client(
+            base_url=url, headers=headers, timeout=httpx.Timeout(ANSWER_TIMEOUT_S, connect=10.0)
+        )
         self._sender = ThreadPoolExecutor(1, thread_name_prefix="sender")
         self._is_closing = threading.Event()
         try:

@@ -10,3 +10,5 @@
 | `corpus_files`, `document_rules`, `numbered_lines`, `imports`, `jobs` | files of any length in |
 | `runtime`, `app`, `routes`, `cli`, `reindex` | wiring, HTTP, commands |
 """
+
+import models  # noqa: F401 - settles how idle OpenMP threads wait, before torch and FAISS are loaded

@@ -9,7 +9,6 @@ import hashlib
 import hmac
 from collections.abc import Mapping, Sequence
 
-
 from service.errors import Forbidden, Unauthorized
 
 OPEN_PATHS = frozenset({"/livez", "/readyz"})
@@ -38,7 +37,8 @@ class Access:
         may_read = any([hmac.compare_digest(given, key) for key in self._readers])
         if not (may_write or may_read):
             raise Unauthorized("this service needs a key: send it as 'Authorization: Bearer KEY' or 'X-API-Key: KEY'")
-        if not may_write and method not in ("GET", "HEAD", "OPTIONS") and not path.endswith(_READING_POSTS):
+        is_reading = method in ("GET", "HEAD", "OPTIONS") or (method == "POST" and path.endswith(_READING_POSTS))
+        if not (may_write or is_reading):
             raise Forbidden("this key may only read")
 
 

@@ -30,8 +30,9 @@ log = logging.getLogger(__name__)
 class _Piece:
     """Texts of one caller that go through the network together."""
 
-    def __init__(self, texts: list[Tokenized]) -> None:
+    def __init__(self, texts: list[Tokenized], is_limited: bool) -> None:
         self.texts = texts
+        self.is_limited = is_limited
         self.width = max(len(text.ids) for text in texts)
         self.future: Future[Encoded] = Future()
         self.began_at: float | None = None
@@ -68,15 +69,15 @@ class EncodeQueue:
     def submit(self, texts: Sequence[Tokenized], lane: Lane, is_limited: bool = True) -> "Submission":
         """Queue texts for encoding.
 
-        Jobs wait for their own results before they go on and pass ``is_limited=False``. A queue that is empty takes any number
-        of texts, so that no request is too large for it.
+        Jobs wait for their own results before they go on and pass ``is_limited=False``; their texts leave everybody else's room
+        in the queue as it is. A queue that is empty takes any number of texts, so that no request is too large for it.
 
         Raises:
             Overloaded: the queue is full.
             NotReady: the queue is closed.
         """
         groups = batches_by_length([len(text.ids) for text in texts], self._max_batch_tokens)
-        pieces = [_Piece([texts[i] for i in group]) for group in groups]
+        pieces = [_Piece([texts[i] for i in group], is_limited) for group in groups]
         tokens = sum(piece.tokens for piece in pieces)
         with self._changed:
             if not self._is_open:
@@ -84,8 +85,9 @@ class EncodeQueue:
             if is_limited and self._queued_texts:
                 self._admit(len(texts), tokens)
             self._lanes[lane].extend(pieces)
-            self._queued_texts += len(texts)
-            self._queued_tokens += tokens
+            if is_limited:
+                self._queued_texts += len(texts)
+                self._queued_tokens += tokens
             self._changed.notify()
         return Submission(pieces, groups, len(texts), self.encoder.dim)
 
@@ -97,14 +99,13 @@ class EncodeQueue:
         self._thread.join()
 
     def _admit(self, texts: int, tokens: int) -> None:
-        if self._queued_texts + texts > self._max_queued_texts:
+        self._check_room("texts", self._queued_texts, texts, self._max_queued_texts)
+        self._check_room("tokens", self._queued_tokens, tokens, self._max_queued_tokens)
+
+    def _check_room(self, what: str, queued: int, more: int, most: int) -> None:
+        if queued + more > most:
             raise Overloaded(
-                f"{self._queued_texts} texts are waiting and {texts} more would pass max_queued_texts = {self._max_queued_texts}; try again later",
-                retry_after_s=1,
-            )
-        if self._queued_tokens + tokens > self._max_queued_tokens:
-            raise Overloaded(
-                f"{self._queued_tokens} tokens are waiting and {tokens} more would pass max_queued_tokens = {self._max_queued_tokens}; try again later",
+                f"{queued} {what} are waiting and {more} more would pass max_queued_{what} = {most}; try again later",
                 retry_after_s=1,
             )
 
@@ -112,9 +113,9 @@ class EncodeQueue:
         while True:
             with self._changed:
                 self._changed.wait_for(lambda: not self._is_open or any(self._lanes.values()))
-                batch = self._next_batch()
-                if not batch and not self._is_open:
+                if not any(self._lanes.values()):
                     return
+                batch = self._next_batch()
             self._encode(batch)
 
     def _next_batch(self) -> list[_Piece]:
@@ -132,8 +133,9 @@ class EncodeQueue:
             if batch and (count + len(piece.texts)) * width > self._max_batch_tokens:
                 break
             queue.popleft()
-            self._queued_texts -= len(piece.texts)
-            self._queued_tokens -= piece.tokens
+            if piece.is_limited:
+                self._queued_texts -= len(piece.texts)
+                self._queued_tokens -= piece.tokens
             if piece.future.set_running_or_notify_cancel():
                 piece.began_at = time.perf_counter()
                 batch.append(piece)
@@ -146,6 +148,8 @@ class EncodeQueue:
             return
         try:
             encoded = self.encoder.encode([text for piece in batch for text in piece.texts])
+            if not np.isfinite(encoded.sentences).all():
+                raise ValueError("the model gives vectors that are not finite")
             self.last_success = time.monotonic()
         except Exception as error:
             if len(batch) > 1:
@@ -169,7 +173,7 @@ class EncodeQueue:
     def _encode_apart(self, piece: _Piece) -> None:
         """Encode the halves of a piece that failed as a whole."""
         middle = len(piece.texts) // 2
-        halves = [_Piece(piece.texts[:middle]), _Piece(piece.texts[middle:])]
+        halves = [_Piece(texts, piece.is_limited) for texts in (piece.texts[:middle], piece.texts[middle:])]
         for half in halves:
             self._encode([half])
         try:

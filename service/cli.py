@@ -6,7 +6,7 @@ What is left out on the command line comes from ``MOVERANK_*`` and ``.env``; see
 import argparse
 import logging
 import logging.config
-import os
+import signal
 import sys
 from pathlib import Path
 
@@ -27,6 +27,7 @@ LOGGING = {
         "uvicorn.access": {"level": "WARNING"},
         "httpx": {"level": "WARNING"},
         "transformers": {"level": "ERROR"},
+        "onnx_ir": {"level": "ERROR"},
         "onnxscript": {"level": "ERROR"},
         "torch.onnx": {"level": "ERROR"},
     },
@@ -68,8 +69,8 @@ def main(arguments: list[str] | None = None) -> int:
 
 def serve(settings: Settings) -> int:
     """Run the service until SIGTERM or SIGINT; 1 if it could not start."""
-    # Idle OpenMP threads that spin starve whoever shares their core.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    # uvicorn raises the signal that stopped it again when it has shut down: a stop as asked for exits with 0.
+    signal.signal(signal.SIGTERM, lambda *_: None)
     app = create_app(settings)
     server = uvicorn.Server(
         uvicorn.Config(

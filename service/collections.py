@@ -16,12 +16,11 @@ import threading
 import time
 import uuid
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from service.documents import Change, Document, DocumentStore, ReadView, Vectors, new_manifest
 from service.errors import Conflict, InvalidRequest, NotFound
@@ -52,6 +51,7 @@ class Collection:
         self._lock = ReadersWriterLock()
         self._unsaved_rows = 0
         self._snapshot_at = time.monotonic()
+        self._saving = threading.Lock()
         self.vectors = self._load_vectors()
         self.lexical = self._load_lexical()
         self._catch_up()
@@ -77,22 +77,33 @@ class Collection:
         """Raise Conflict if another model made the vectors of this collection."""
         if self.manifest["fingerprint"] != fingerprint:
             raise Conflict(
-                f"the vectors of collection {self.name!r} were made by the model {self.manifest['fingerprint']}, the service runs "
-                f"{fingerprint}; stop the service and run: moverank reindex {self.name}"
+                f"the vectors of collection {self.name!r} were made by the model {self.manifest['fingerprint']}, "
+                f"the service runs {fingerprint}; stop the service and run: moverank reindex {self.name}"
             )
 
     def upsert(
         self, documents: Sequence[Document], vectors: Vectors, job: str = "", progress: dict[str, Any] | None = None
     ) -> Change:
-        """Write documents with distinct ids, durably and searchable when this returns; with a job's progress in the same transaction."""
+        """Write documents with distinct ids and a job's progress in one transaction, durably and searchable when this returns.
+
+        Raises:
+            ValueError: the vectors do not fit the documents, or are not finite; nothing is written.
+            NotFound: the collection was deleted.
+        """
+        sentences = vectors.sentences
+        if sentences.shape != (len(documents), self.dim) or not np.isfinite(sentences).all():
+            raise ValueError(
+                f"vectors of {len(documents)} documents must be finite, {self.dim} numbers each: {sentences.shape}"
+            )
         with self.store.write() as transaction:
             change = transaction.upsert(documents, vectors)
             if progress is not None:
                 transaction.record_progress(job, progress)
+            words = self.lexical.read(change.added, [document.text for document in documents])
             with self._lock.exclusive():
                 transaction.commit()
                 self.vectors.update(change.added, vectors.sentences, change.removed)
-                self.lexical.update(change.added, [document.text for document in documents], change.removed)
+                self.lexical.apply(words, change.removed)
                 self._unsaved_rows += len(change.added) + len(change.removed)
         return change
 
@@ -151,15 +162,26 @@ class Collection:
 
     def save_snapshot(self) -> None:
         """Write the indexes beside their last snapshots and put them in place, if anything changed since."""
-        if self._unsaved_rows:
-            self._unsaved_rows = 0
-            self.vectors.save(self.folder / "vectors.index")
-            self.lexical.save(self.folder / "lexical.index")
-            self._snapshot_at = time.monotonic()
+        with self._saving:
+            if self._unsaved_rows and not self.store.is_retired:
+                self._unsaved_rows = 0
+                self.vectors.save(self.folder / "vectors.index")
+                self.lexical.save(self.folder / "lexical.index")
+                self._snapshot_at = time.monotonic()
 
     def bytes(self) -> int:
         """Return the size of the collection on disk."""
-        return sum(file.stat().st_size for file in self.folder.iterdir() if file.is_file())
+        total = 0
+        with suppress(FileNotFoundError):  # the collection is being deleted
+            for file in self.folder.iterdir():
+                with suppress(FileNotFoundError):  # a snapshot was put in place, or a log folded in
+                    total += file.stat().st_size
+        return total
+
+    def retire(self) -> None:
+        """Let nobody begin anything with this collection any more, whose folder is about to go."""
+        with self._saving:
+            self.store.retire()
 
     def close(self) -> None:
         """Save a snapshot and close the store."""
@@ -219,6 +241,7 @@ class Library:
         try:
             fcntl.flock(self._owner, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
+            self._owner.close()
             raise RuntimeError(f"{data_dir} is in use by another moverank process") from error
         self._lock = threading.Lock()
         self._collections: dict[str, Collection] = {}
@@ -268,6 +291,7 @@ class Library:
         """Remove a collection with everything in it; searches that run may finish."""
         with self._lock:
             collection = self.get(name)
+            collection.retire()
             trash = self._folder / f".deleted-{uuid.uuid4().hex}"
             collection.folder.rename(trash)
             del self._collections[name]

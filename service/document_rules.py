@@ -86,6 +86,7 @@ def wrong_header(names: Sequence[str]) -> str | None:
 
 
 def wrong_text(text: object, limits: Limits) -> str | None:
+    """Return why a text is none that can be stored or searched for, None if it can."""
     if text is None:
         return 'there is no "text"'
     if not isinstance(text, str):

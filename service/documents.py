@@ -21,6 +21,7 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 
+from service.errors import NotFound
 from service.filters import Condition, attribute_values
 
 SCHEMA = """
@@ -63,8 +64,9 @@ class Change(NamedTuple):
 class ReadView:
     """One consistent state of the store, read by one thread."""
 
-    def __init__(self, connection: sqlite3.Connection) -> None:
+    def __init__(self, connection: sqlite3.Connection, dim: int) -> None:
         self._connection = connection
+        self._dim = dim
 
     def count(self) -> int:
         """Return how many documents there are."""
@@ -105,7 +107,7 @@ class ReadView:
     def sentences(self, rows: Sequence[int]) -> NDArray[np.float32]:
         """Return the sentence vectors (n, dim) of the rows, in their order."""
         found = dict(_select(self._connection, "SELECT row, vector FROM sentence_vectors WHERE row IN (%s)", rows))
-        return np.frombuffer(b"".join(found[row] for row in rows), dtype="<f4").reshape(len(rows), -1)
+        return np.frombuffer(b"".join(found[row] for row in rows), dtype="<f4").reshape(-1, self._dim)
 
     def rows(self) -> NDArray[np.int64]:
         """Return all rows in increasing order."""
@@ -116,8 +118,9 @@ class ReadView:
         """Return the rows whose metadata satisfies all conditions, in increasing order."""
         query = " INTERSECT ".join(f"SELECT row FROM ({condition.sql})" for condition in conditions)
         values = [value for condition in conditions for value in condition.values]
-        found = self._connection.execute(f"{query} ORDER BY row", values)
-        return np.fromiter((row for (row,) in found), dtype=np.int64)
+        found = self._connection.execute(query, values)
+        # A list in the metadata can satisfy one condition more than once.
+        return np.unique(np.fromiter((row for (row,) in found), dtype=np.int64))
 
     def contents(
         self, rows: NDArray[np.int64], chunk: int = 2_048
@@ -127,7 +130,7 @@ class ReadView:
             part = rows[start : start + chunk]
             query = "SELECT row, vector, text FROM documents JOIN sentence_vectors USING (row) WHERE row IN (%s)"
             found = sorted(_select(self._connection, query, part.tolist()))
-            vectors = np.frombuffer(b"".join(vector for _, vector, _ in found), dtype="<f4").reshape(len(found), -1)
+            vectors = np.frombuffer(b"".join(vector for _, vector, _ in found), dtype="<f4").reshape(-1, self._dim)
             yield np.array([row for row, _, _ in found], dtype=np.int64), vectors, [text for _, _, text in found]
 
     def progress(self, job: str) -> dict[str, Any] | None:
@@ -152,9 +155,11 @@ class DocumentStore:
         self._open_readers: list[sqlite3.Connection] = []
         self._open_readers_lock = threading.Lock()
         self._write_lock = threading.Lock()
+        self.is_retired = False
         try:
             self._writer = _connect(file)
             self.manifest = dict(self._writer.execute("SELECT key, value FROM manifest"))
+            self.dim = int(self.manifest["dim"])
         except sqlite3.DatabaseError as error:
             raise ValueError(f"{file} is not a document store: {error}") from error
 
@@ -169,24 +174,33 @@ class DocumentStore:
 
     @contextmanager
     def read(self) -> Iterator[ReadView]:
-        """Open a view of the last commit; nested views of one thread are one view."""
+        """Open a view of the last commit; nested views of one thread are one view.
+
+        Raises:
+            NotFound: the store is retired.
+        """
         connection = self._reader()
         if connection.in_transaction:
-            yield ReadView(connection)
+            yield ReadView(connection, self.dim)
             return
         connection.execute("BEGIN")
         # A deferred transaction fixes its snapshot at the first read.
         connection.execute("SELECT 1 FROM manifest LIMIT 1").fetchone()
         try:
-            yield ReadView(connection)
+            yield ReadView(connection, self.dim)
         finally:
             if connection.in_transaction:
                 connection.execute("ROLLBACK")
 
     @contextmanager
     def write(self) -> Iterator["WriteTransaction"]:
-        """Open the write transaction: committed by its `commit`, undone if that is never called."""
+        """Open the write transaction: committed by its `commit`, undone if that is never called.
+
+        Raises:
+            NotFound: the store is retired.
+        """
         with self._write_lock:
+            self._check_not_retired()
             self._writer.execute("BEGIN IMMEDIATE")
             try:
                 yield WriteTransaction(self._writer)
@@ -197,6 +211,14 @@ class DocumentStore:
     def bytes(self) -> int:
         """Return the size of the store on disk."""
         return sum(file.stat().st_size for file in self._file.parent.glob(f"{self._file.name}*"))
+
+    def retire(self) -> None:
+        """Let nobody begin anything any more; whoever reads may finish.
+
+        The path of a retired store may belong to another store soon, so no new connection may follow it there.
+        """
+        with self._write_lock, self._open_readers_lock:
+            self.is_retired = True
 
     def close(self) -> None:
         """Fold the write-ahead log into the file and close every connection."""
@@ -210,11 +232,16 @@ class DocumentStore:
     def _reader(self) -> sqlite3.Connection:
         connection: sqlite3.Connection | None = getattr(self._readers, "connection", None)
         if connection is None:
-            connection = self._readers.connection = _connect(self._file)
-            connection.execute("PRAGMA query_only=1")
             with self._open_readers_lock:
+                self._check_not_retired()
+                connection = self._readers.connection = _connect(self._file)
                 self._open_readers.append(connection)
+            connection.execute("PRAGMA query_only=1")
         return connection
+
+    def _check_not_retired(self) -> None:
+        if self.is_retired:
+            raise NotFound("the collection was deleted meanwhile")
 
 
 class WriteTransaction:
@@ -254,7 +281,8 @@ class WriteTransaction:
 
     def delete(self, ids: Sequence[str]) -> Change:
         """Remove documents by id; unknown ids are ignored."""
-        found = _select(self._connection, "SELECT row, metadata FROM documents WHERE id IN (%s)", ids)
+        distinct = list(dict.fromkeys(ids))
+        found = _select(self._connection, "SELECT row, metadata FROM documents WHERE id IN (%s)", distinct)
         rows = [(row,) for row, _ in found]
         self._connection.executemany(
             "DELETE FROM attributes WHERE key = ? AND value = ? AND row = ?",

@@ -6,7 +6,7 @@ characters are kept but cannot be filtered by.
 """
 
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeGuard
 
 Value = str | int | float | bytes
 
@@ -38,9 +38,11 @@ def parse_filter(expression: dict[str, Any], max_terms: int) -> list[Condition]:
         if not wanted:
             raise ValueError(f"filter: {_shown(key)} has an empty condition")
         conditions += [_condition(key, operator, value) for operator, value in wanted.items()]
-    terms = sum(len(condition.values) for condition in conditions)
-    if terms > 2 * max_terms:
-        raise ValueError(f"filter has {terms // 2} conditions and values, at most {max_terms} are allowed")
+    terms = sum(max(1, len(condition.values) - 1) for condition in conditions)  # the first value is the key
+    if terms > max_terms:
+        raise ValueError(
+            f"filter has {terms} conditions and values, at most max_filter_terms = {max_terms} are allowed"
+        )
     return conditions
 
 
@@ -50,9 +52,7 @@ def attribute_values(metadata: dict[str, Any]) -> Iterator[tuple[str, Value]]:
         for value in entry if isinstance(entry, list) else [entry]:
             if isinstance(value, bool):
                 yield key, _boolean(value)
-            elif isinstance(value, int | float) and _fits(value):
-                yield key, value
-            elif isinstance(value, str) and len(value) <= MAX_FILTER_CHARS:
+            elif _is_comparable(value):
                 yield key, value
 
 
@@ -86,9 +86,7 @@ def _condition(key: str, operator: str, value: Any) -> Condition:
 def _scalar(key: str, value: Any) -> Value:
     if isinstance(value, bool):
         return _boolean(value)
-    if isinstance(value, int | float) and _fits(value):
-        return value
-    if isinstance(value, str) and len(value) <= MAX_FILTER_CHARS:
+    if _is_comparable(value):
         return value
     raise ValueError(
         f"filter: the value of {_shown(key)} must be a number, a boolean or a string of at most {MAX_FILTER_CHARS} characters"
@@ -99,8 +97,10 @@ def _boolean(value: bool) -> bytes:
     return b"\x01" if value else b"\x00"
 
 
-def _fits(value: float) -> bool:
-    return not isinstance(value, int) or -(1 << 63) <= value < 1 << 63
+def _is_comparable(value: Any) -> TypeGuard[str | int | float]:
+    if isinstance(value, str):
+        return len(value) <= MAX_FILTER_CHARS
+    return isinstance(value, float) or (isinstance(value, int) and -(1 << 63) <= value < 1 << 63)
 
 
 def _shown(name: str) -> str:

@@ -7,6 +7,7 @@ that a crash neither loses nor repeats a line.
 
 import copy
 from collections.abc import Iterator
+from functools import partial
 from typing import NamedTuple
 
 from service.collections import Collection, Library
@@ -31,6 +32,7 @@ class _Window(NamedTuple):
 def import_documents(library: Library, indexer: Indexer, limits: Limits, job: Job) -> None:
     """Run an import job: its spooled body into its collection."""
     collection = library.get(job.target)
+    job.when_recorded = partial(collection.forget_progress, job.id)
     with collection.view() as view:
         recorded = view.progress(job.id)
     job.progress = Progress(**recorded) if recorded else Progress()
@@ -38,7 +40,6 @@ def import_documents(library: Library, indexer: Indexer, limits: Limits, job: Jo
     format, compression, name = job.options["format"], job.options["compression"], job.options["name"]
     with read_documents(job.spool, format, compression, job.progress.position, limits) as reader:
         import_lines(collection, indexer, reader, name, job)
-    collection.forget_progress(job.id)
 
 
 def import_lines(collection: Collection, indexer: Indexer, reader: DocumentReader, name: str, job: Job) -> None:

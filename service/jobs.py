@@ -12,6 +12,7 @@ import time
 import uuid
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -81,6 +82,8 @@ class Job:
         self.error: str | None = None
         self.progress = Progress()
         self.fraction = 0.0
+        self.when_recorded: Callable[[], None] | None = None
+        """What may be forgotten when the end of the job is durable, and not before."""
         self._started_at: float | None = None
         self._done_before = 0
         self._ended_at: float | None = None
@@ -244,6 +247,9 @@ class JobRunner:
             )
         job.spool.unlink(missing_ok=True)
         job.end(state, error)
+        if job.when_recorded is not None:
+            with suppress(NotFound):  # what the job worked on was deleted
+                job.when_recorded()
 
     def _forget_old(self) -> None:
         ended = [job.id for job in self._jobs.values() if job.state != "running"]

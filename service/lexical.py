@@ -103,13 +103,14 @@ class LexicalIndex:
         return ReadTexts(rows, read_texts(rows, texts))
 
     def apply(self, added: ReadTexts, removed: Rows) -> None:
-        """Add what `read` made of texts and remove rows in one step; ValueError if the rows are not beyond every row ever added."""
+        """Add what `read` made and remove rows in one step; ValueError if a row is not beyond every row ever added."""
         removed = np.asarray(removed, np.int64)
         with self._writing:
             if len(added.rows) and added.rows[0] <= self._last_row:
                 raise ValueError(f"rows must ascend beyond {self._last_row}: got {added.rows[:3]}…")
-            present = self._view.segments
-            segments = [*((s.without(removed) for s in present) if len(removed) else present), *added.segments]
+            segments = [*self._view.segments, *added.segments]
+            if len(removed):
+                segments = [segment.without(removed) for segment in segments]
             while len(segments) > 1 and segments[-2].docs is not self._claimed and _is_due(segments[-2], segments[-1:]):
                 if len(segments[-2].docs) + len(segments[-1].docs) > _INLINE_POSTINGS:
                     break
@@ -169,7 +170,7 @@ class LexicalIndex:
         with self._writing:
             view, last_row = self._view, self._last_row
         meta = {"k1": self._k1, "b": self._b, "segments": len(view.segments), "last_row": last_row}
-        named = {f"{i}/{name}": getattr(s, name) for i, s in enumerate(view.segments) for name in _ARRAYS}
+        named = {f"{i}/{name}": [getattr(s, name)] for i, s in enumerate(view.segments) for name in _ARRAYS}
         write_snapshot(path, "lexical", meta, named)
 
     @classmethod

@@ -64,9 +64,10 @@ class Segment(NamedTuple):
 
 def segment_of(arrays: Sequence[NDArray[Any]]) -> Segment:
     """Make a segment of its six arrays."""
-    lengths = arrays[1]
+    rows, lengths, terms, offsets, docs, counts = arrays
     alive = lengths[np.isfinite(lengths)]
-    return Segment(*arrays, dead=len(lengths) - len(alive), total=float(alive.sum(dtype=np.float64)))
+    total = float(alive.sum(dtype=np.float64))
+    return Segment(rows, lengths, terms, offsets, docs, counts, len(lengths) - len(alive), total)
 
 
 def saturated(counts: NDArray[np.uint16], saturation: NDArray[np.float32]) -> NDArray[np.float32]:

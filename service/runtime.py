@@ -4,10 +4,12 @@ import logging
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 
 import torch
+import transformers
 from threadpoolctl import threadpool_limits
 
 from models.encoder import Encoder, Forward, choose_device
@@ -43,6 +45,7 @@ def load_encoder(settings: Settings) -> Encoder:
     """
     device = choose_device(settings.device)
     torch.set_num_threads(settings.threads)
+    transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     forward: Forward | None = None
     if device == "cpu" and settings.runtime != "torch":
         folder = read_encoder_folder(settings.model, settings.pooling)
@@ -61,32 +64,48 @@ class Runtime:
     """Everything that answers requests, below HTTP."""
 
     def __init__(self, settings: Settings) -> None:
-        """Load the model and open the data folder; takes seconds."""
+        """Open the data folder and load the model; takes seconds.
+
+        Raises:
+            ValueError: the model folder or the device cannot be used.
+            RuntimeError: another process uses the data folder.
+        """
         self.settings = settings
-        # Matrix products here are small or batched by FAISS and ONNX Runtime themselves: a BLAS with more threads only stalls.
-        self._blas_limit = threadpool_limits(1, user_api="blas")
-        vector_index.set_threads(settings.threads)
-        settings.data_dir.mkdir(parents=True, exist_ok=True)
-        self.encoder = load_encoder(settings)
-        self.codec = token_codec(self.encoder)
-        self.defaults = SearchDefaults.of_card(self.encoder.card)
-        budget = settings.max_batch_tokens * (8 if self.encoder.device == "cuda" else 1)
-        self.queue = EncodeQueue(
-            self.encoder, max(budget, self.encoder.max_tokens), settings.max_queued_texts, settings.max_queued_tokens
-        )
-        self.limits = Limits(settings.max_text_chars, settings.max_metadata_bytes)
-        self.indexer = Indexer(self.queue, self.codec)
-        self.searcher = Searcher(self.codec, self.encoder.tokenize, settings.max_corpus_scan)
-        self.library = Library(settings.data_dir, self.encoder.device)
-        self.search_pool = ThreadPoolExecutor(settings.search_threads, thread_name_prefix="search")
-        self.write_pool = ThreadPoolExecutor(2, thread_name_prefix="write")
-        if settings.sample and not self.library.names() and not (settings.data_dir / "jobs").exists():
-            self._load_sample()
-        work = {"import": partial(import_documents, self.library, self.indexer, self.limits)}
-        self.jobs = JobRunner(settings.data_dir / "jobs", work)
-        self._is_closing = threading.Event()
-        self._maintenance = threading.Thread(target=self._maintain, name="maintenance", daemon=True)
-        self._maintenance.start()
+        with ExitStack() as stack:  # closed in the reverse order, also when the next step fails
+            # Matrix products here are small, or batched by FAISS and ONNX Runtime themselves: BLAS threads only stall.
+            blas_limit = threadpool_limits(1, user_api="blas")
+            stack.callback(blas_limit.restore_original_limits)
+            vector_index.set_threads(settings.threads)
+            settings.data_dir.mkdir(parents=True, exist_ok=True)
+            self.library = Library(settings.data_dir, choose_device(settings.device))
+            stack.callback(self.library.close)
+            self.encoder = load_encoder(settings)
+            self.codec = token_codec(self.encoder)
+            self.defaults = SearchDefaults.of_card(self.encoder.card)
+            self.queue = EncodeQueue(
+                self.encoder,
+                _batch_tokens(settings, self.encoder),
+                settings.max_queued_texts,
+                settings.max_queued_tokens,
+            )
+            stack.callback(self.queue.close)
+            self.limits = Limits(settings.max_text_chars, settings.max_metadata_bytes)
+            self.indexer = Indexer(self.queue, self.codec)
+            self.searcher = Searcher(self.codec, self.encoder.tokenize, settings.max_corpus_scan)
+            if settings.sample and not self.library.names() and not (settings.data_dir / "jobs").exists():
+                self._load_sample()
+            work = {"import": partial(import_documents, self.library, self.indexer, self.limits)}
+            self.jobs = JobRunner(settings.data_dir / "jobs", work)
+            stack.callback(self.jobs.close)
+            self.search_pool = ThreadPoolExecutor(settings.search_threads, thread_name_prefix="search")
+            self.write_pool = ThreadPoolExecutor(2, thread_name_prefix="write")
+            stack.callback(self.search_pool.shutdown)
+            stack.callback(self.write_pool.shutdown)
+            self._is_closing = threading.Event()
+            self._maintenance = threading.Thread(target=self._maintain, name="maintenance", daemon=True)
+            self._maintenance.start()
+            stack.callback(self._stop_maintenance)
+            self._closing = stack.pop_all()
 
     def create_collection(self, name: str, index: str = "auto") -> tuple[Collection, bool]:
         """Return the collection of this name, made for the encoder if it is new, and whether it is new."""
@@ -109,14 +128,7 @@ class Runtime:
 
     def close(self) -> None:
         """Finish what runs, stop jobs at their next batch, and write snapshots."""
-        self._is_closing.set()
-        self.search_pool.shutdown(wait=True)
-        self.write_pool.shutdown(wait=True)
-        self.jobs.close()
-        self.queue.close()
-        self._maintenance.join()
-        self.library.close()
-        self._blas_limit.restore_original_limits()
+        self._closing.close()
 
     def _load_sample(self) -> None:
         collection, _ = self.create_collection("sample")
@@ -131,3 +143,13 @@ class Runtime:
                 self.library.maintain(self.settings.snapshot_interval_s)
             except Exception:
                 log.exception("maintenance of the indexes failed and is tried again")
+
+    def _stop_maintenance(self) -> None:
+        self._is_closing.set()
+        self._maintenance.join()
+
+
+def _batch_tokens(settings: Settings, encoder: Encoder) -> int:
+    """Return the token budget of a forward: never less than one text of the longest kind."""
+    budget = settings.max_batch_tokens * (8 if encoder.device == "cuda" else 1)
+    return max(budget, encoder.max_tokens)

@@ -33,7 +33,8 @@ class CollectionBody(Body):
     index: str = Field(
         "auto",
         min_length=1,
-        max_length=128,
+        max_length=100,
+        pattern="^[!-~]+$",
         description='"auto" or a FAISS factory string.',
         examples=["auto", "HNSW32"],
     )
@@ -151,7 +152,7 @@ class HitInfo(BaseModel):
 
 
 class CertificateInfo(BaseModel):
-    """What is proven about a ranking, in terms of 1 - score: no document of the scope that was not solved is below `next_bound`."""
+    """What is proven about a ranking, in terms of 1 - score: no document that was not solved is below `next_bound`."""
 
     scope: Literal["pool", "corpus"]
     exact: bool

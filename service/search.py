@@ -31,6 +31,10 @@ Rerank = Literal["wrd", "wmd", "none"]
 Scope = Literal["pool", "corpus"]
 
 
+Span = tuple[str, int, int]
+"""A token as it stands in the original text, with its start and end in characters."""
+
+
 @dataclass(frozen=True)
 class SearchOptions:
     """What a search asks for, checked and with defaults filled in."""
@@ -49,8 +53,8 @@ class SearchOptions:
 class Alignment(NamedTuple):
     """A transport plan in words: what moved where, how much, and at what cost."""
 
-    query_tokens: list[tuple[str, int, int]]  # text, start, end in characters of the original
-    text_tokens: list[tuple[str, int, int]]
+    query_tokens: list[Span]
+    text_tokens: list[Span]
     plan: list[tuple[int, int, float, float]]  # query token, text token, mass, cost
 
 
@@ -80,8 +84,8 @@ class EncodedText(NamedTuple):
 
     text: str
     tokenized: Tokenized
-    sentence: NDArray[np.float32] | None  # (dim,), unit length; None where it was not computed
-    tokens: NDArray[np.float32] | None  # (t, token_dim)
+    sentence: NDArray[np.float32]  # (dim,), unit length
+    tokens: NDArray[np.float32]  # (t, token_dim)
 
 
 class PairSimilarity(NamedTuple):
@@ -209,7 +213,8 @@ class Searcher:
         rows = view.rows() if allowed is None else allowed
         if len(rows) > self._max_corpus_scan:
             raise InvalidRequest(
-                f'scope "corpus" would compare {len(rows)} documents, at most max_corpus_scan = {self._max_corpus_scan} are allowed; '
+                f'scope "corpus" would compare {len(rows)} documents, '
+                f"at most max_corpus_scan = {self._max_corpus_scan} are allowed; "
                 'narrow the search with a filter or use scope "pool"'
             )
         return [_pool(collection, view, query, rows, options) for query in queries]
@@ -226,7 +231,6 @@ class Searcher:
                 names = np.array(view.ids(pool.rows[tied].tolist()))
                 order = tied[np.lexsort((names, -known[tied]))][: options.top_k]
             return Answer(self._hits(view, pool, order, known[order], None, None))
-        assert query.tokens is not None
         ids, packed = view.tokens(pool.rows.tolist())
         candidates = self._codec.unpack(packed)
         share = 1.0 - options.weight
@@ -269,9 +273,11 @@ class Searcher:
         alignments: list[Alignment | None] = [None] * len(rows)
         if explained is not None and measure != "none":
             texts = [documents[row].text for row in rows]
-            for i, tokenized in enumerate(self._tokenize(texts)):
-                text = EncodedText(texts[i], tokenized, None, self._codec.unpack([packed[order[i]]]).tokens(0))
-                alignments[i] = _align(explained, text, measure)
+            for i, (text, tokenized) in enumerate(zip(texts, self._tokenize(texts), strict=True)):
+                vectors = self._codec.unpack([packed[order[i]]]).tokens(0)
+                alignments[i] = _align(
+                    _spans(explained), explained.tokens, _token_spans(text, tokenized), vectors, measure
+                )
         return [
             Hit(
                 documents[row],
@@ -286,29 +292,31 @@ class Searcher:
 
 
 def _compare(first: EncodedText, second: EncodedText, measures: Sequence[str], explain: bool) -> PairSimilarity:
-    assert (
-        first.sentence is not None
-        and second.sentence is not None
-        and first.tokens is not None
-        and second.tokens is not None
-    )
     by_transport: list[Measure] = [measure for measure in ("wrd", "wmd") if measure in measures]
     distances = {measure: distance(first.tokens, second.tokens, measure) for measure in by_transport}
+    alignment = None
+    if explain and by_transport:
+        alignment = _align(_spans(first), first.tokens, _spans(second), second.tokens, by_transport[0])
     return PairSimilarity(
         float(first.sentence @ second.sentence) if "cosine" in measures else None,
         distances.get("wrd"),
         distances.get("wmd"),
         first.tokenized.truncated or second.tokenized.truncated,
-        _align(first, second, by_transport[0]) if explain and by_transport else None,
+        alignment,
     )
 
 
-def _align(query: EncodedText, text: EncodedText, measure: Measure) -> Alignment:
-    """Return the optimal transport plan between two texts, with the character offsets of both."""
-    assert query.tokens is not None and text.tokens is not None
-    moved, costs = plan(query.tokens, text.tokens, measure)
+def _align(
+    query_tokens: list[Span],
+    query: NDArray[np.float32],
+    text_tokens: list[Span],
+    text: NDArray[np.float32],
+    measure: Measure,
+) -> Alignment:
+    """Return the optimal transport plan between two texts given by their tokens' spans and vectors (t, token_dim)."""
+    moved, costs = plan(query, text, measure)
     pairs = [(int(i), int(j), float(moved[i, j]), float(costs[i, j])) for i, j in np.argwhere(moved > SMALLEST_MASS)]
-    return Alignment(_spans(query), _spans(text), pairs)
+    return Alignment(query_tokens, text_tokens, pairs)
 
 
 def _candidates(
@@ -342,7 +350,7 @@ def _pool(
 ) -> "_Pool":
     """Compute what the options ask to know of given rows: cosine, BM25."""
     cosine = bm25 = lexical = None
-    if query.sentence is not None and not (options.retrieve == "lexical" and options.rerank == "none"):
+    if not (options.retrieve == "lexical" and options.rerank == "none"):
         cosine = view.sentences(rows.tolist()) @ query.sentence
     if options.retrieve != "vector":
         bm25 = collection.lexical.scores_for(query.text, rows)
@@ -352,13 +360,17 @@ def _pool(
 
 
 def _sentences(queries: Sequence[EncodedText]) -> NDArray[np.float32]:
-    return np.stack([query.sentence for query in queries if query.sentence is not None])
+    return np.stack([query.sentence for query in queries])
 
 
-def _spans(text: EncodedText) -> list[tuple[str, int, int]]:
+def _spans(text: EncodedText) -> list[Span]:
+    return _token_spans(text.text, text.tokenized)
+
+
+def _token_spans(text: str, tokenized: Tokenized) -> list[Span]:
     """Return each inner token as it stands in the original text, with its character offsets."""
-    spans = [text.tokenized.offsets[i] for i in text.tokenized.inner]
-    return [(text.text[start:end], start, end) for start, end in spans]
+    spans = [tokenized.offsets[i] for i in tokenized.inner]
+    return [(text[start:end], start, end) for start, end in spans]
 
 
 def _entry(values: NDArray[np.floating] | None, place: int) -> float | None:

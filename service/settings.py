@@ -10,7 +10,18 @@ from typing import Literal
 from pydantic import Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+CPU_QUOTA = Path("/sys/fs/cgroup/cpu.max")
 BUNDLED_MODEL = Path(__file__).resolve().parent.parent / "models" / "weights" / "simbert-mini-zh"
+
+
+def usable_cores() -> int:
+    """Return how many cores this process may use: its affinity, and a container's quota rounded up."""
+    cores = len(os.sched_getaffinity(0))
+    if CPU_QUOTA.is_file():
+        quota, period = CPU_QUOTA.read_text().split()
+        if quota != "max":
+            cores = min(cores, -(-int(quota) // int(period)))
+    return max(1, cores)
 
 
 class Settings(BaseSettings):
@@ -33,13 +44,13 @@ class Settings(BaseSettings):
         description="How the encoder runs on the CPU: ONNX Runtime where the network can be exported, else torch.",
     )
     threads: int = Field(
-        default_factory=lambda: os.cpu_count() or 1,
+        default_factory=usable_cores,
         ge=1,
         le=256,
         description="Cores that one forward, one FAISS call and one BLAS call may use.",
     )
     search_threads: int = Field(
-        default_factory=lambda: os.cpu_count() or 1,
+        default_factory=usable_cores,
         ge=1,
         le=256,
         description="Searches (candidates and rerank) that run at the same time.",
@@ -82,4 +93,6 @@ class Settings(BaseSettings):
         30_000, ge=1, description="Milliseconds a search may take when the request names no `timeout_ms`."
     )
     drain_timeout_s: int = Field(20, ge=0, description="Seconds that running requests get after SIGTERM.")
-    snapshot_interval_s: float = Field(60.0, gt=0, description="Least seconds between two snapshots of a growing index.")
+    snapshot_interval_s: float = Field(
+        60.0, gt=0, description="Least seconds between two snapshots of a growing index."
+    )

@@ -23,18 +23,15 @@ _HEADER_LIMIT_BYTES = 1 << 24
 Array = np.ndarray[Any, np.dtype[Any]]
 
 
-def write_snapshot(
-    path: Path, kind: str, meta: Mapping[str, Any], arrays: Mapping[str, Array | Sequence[Array]]
-) -> None:
+def write_snapshot(path: Path, kind: str, meta: Mapping[str, Any], arrays: Mapping[str, Sequence[Array]]) -> None:
     """Write arrays under their names, atomically: readers see the old file or the whole new one.
 
-    A sequence of arrays is written as their concatenation along the first axis, without making it in memory.
+    What is written under a name is the concatenation of one or more arrays along the first axis; it is never made in memory.
     `kind` names the format; `meta` is anything JSON can say.
     """
-    parts = {name: [value] if isinstance(value, np.ndarray) else list(value) for name, value in arrays.items()}
     described = [
         [name, chunks[0].dtype.str, [sum(len(chunk) for chunk in chunks), *chunks[0].shape[1:]]]
-        for name, chunks in parts.items()
+        for name, chunks in arrays.items()
     ]
     header = json.dumps({"kind": kind, "meta": dict(meta), "arrays": described}).encode()
     digest = hashlib.sha256()
@@ -44,16 +41,16 @@ def write_snapshot(
             for piece in (_MAGIC, len(header).to_bytes(_LENGTH_BYTES, "little"), header):
                 file.write(piece)
                 digest.update(piece)
-            for chunks in parts.values():
+            for chunks in arrays.values():
                 for chunk in chunks:
                     if chunk.size:
-                        raw = memoryview(np.ascontiguousarray(chunk)).cast("B")
-                        file.write(raw)
-                        digest.update(raw)
+                        raw = np.ascontiguousarray(chunk).reshape(-1).view(np.uint8)
+                        file.write(raw.data)
+                        digest.update(raw.data)
             file.write(digest.digest())
             file.flush()
             os.fsync(file.fileno())
-        os.replace(beside, path)
+        beside.replace(path)
     finally:
         beside.unlink(missing_ok=True)
     folder = os.open(path.parent, os.O_RDONLY)
@@ -86,10 +83,10 @@ def read_snapshot(path: Path, kind: str) -> tuple[dict[str, Any], dict[str, Arra
         for name, dtype, shape in described:
             array = np.empty(shape, dtype)
             if array.size:
-                raw = memoryview(array).cast("B")
-                if file.readinto(raw) != raw.nbytes:
+                raw = array.reshape(-1).view(np.uint8)
+                if file.readinto(raw.data) != raw.nbytes:
                     raise ValueError(f"{path} ended early")
-                digest.update(raw)
+                digest.update(raw.data)
             arrays[name] = array
         if file.read(_DIGEST_BYTES) != digest.digest():
             raise ValueError(f"{path} is damaged: its checksum does not match")

@@ -22,11 +22,11 @@ Slots = NDArray[np.int64]
 
 
 class Blocks(NamedTuple):
-    """`count` vectors of one dimension; block i begins at slot starts[i]. Its unused end belongs to later snapshots."""
+    """`total` vectors of one dimension; block i begins at slot starts[i]. Its unused end belongs to later snapshots."""
 
     blocks: tuple[Vectors, ...]
     starts: tuple[int, ...]
-    count: int
+    total: int
     dim: int
 
     @classmethod
@@ -36,7 +36,7 @@ class Blocks(NamedTuple):
 
     def append(self, vectors: Vectors) -> "Blocks":
         """Return the snapshot with vectors (m, dim) after the present ones. One writer at a time."""
-        blocks, starts, count = list(self.blocks), list(self.starts), self.count
+        blocks, starts, count = list(self.blocks), list(self.starts), self.total
         while len(vectors):
             if not blocks or count == starts[-1] + len(blocks[-1]):
                 size = min(max(_FIRST_BLOCK, count, len(vectors)), _LARGEST_BLOCK)
@@ -50,7 +50,7 @@ class Blocks(NamedTuple):
     def pieces(self, start: int = 0) -> Iterator[Vectors]:
         """Yield the vectors from slot `start` on, block by block, without copying."""
         for block, first in zip(self.blocks, self.starts, strict=True):
-            piece = block[max(start - first, 0) : max(self.count - first, 0)]
+            piece = block[max(start - first, 0) : max(self.total - first, 0)]
             if len(piece):
                 yield piece
 
@@ -70,23 +70,23 @@ class Blocks(NamedTuple):
     ) -> list[Slots]:
         """Compare each query (q, dim) with all living vectors from slot `start` on (of `allowed`, ascending, living ones).
 
-        dead: (count,). Returns for each query slots, unsorted, among which are the k of greatest inner product: a few more than k, so
-        that scoring them again may decide what rounding does not; equal scores favour the first slots.
+        dead: (total,). Returns for each query unsorted slots, among which are the k of greatest inner product, and those that
+        rounding could exchange with them: scoring again decides. Of equal scores the first slots are there.
         """
         if allowed is not None:
             allowed = allowed[np.searchsorted(allowed, start) :]
-            if len(allowed) > _GATHERED_SHARE * (self.count - start):
-                dead = np.ones(self.count, np.bool_)
+            if len(allowed) > _GATHERED_SHARE * (self.total - start):
+                dead = np.ones(self.total, np.bool_)
                 dead[allowed] = False
                 allowed = None
-        total = self.count - start if allowed is None else len(allowed)
-        if total == 0:
+        pool = self.total - start if allowed is None else len(allowed)
+        if pool == 0:
             return [np.empty(0, np.int64) for _ in queries]
         excluded = dead[start:] if allowed is None and dead[start:].any() else None
         found = []
-        step = max(1, _SCORES_AT_ONCE // total)
+        step = max(1, _SCORES_AT_ONCE // pool)
         for chunk in (queries[i : i + step] for i in range(0, len(queries), step)):
-            scores = np.empty((len(chunk), total), np.float32)
+            scores = np.empty((len(chunk), pool), np.float32)
             at = 0
             for piece in self.pieces(start) if allowed is None else self._gathered(allowed):
                 np.matmul(chunk, piece.T, out=scores[:, at : at + len(piece)])

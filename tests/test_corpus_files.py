@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import zstandard
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from service.corpus_files import Format, Line, format_of_content_type, guess_format, id_of_line, read_documents
@@ -107,6 +107,7 @@ def write_table(documents: list[Entry], **dialect: Any) -> bytes:
 
 
 @pytest.mark.parametrize("compression", PACK)
+@settings(deadline=None)
 @given(documents=entries(_TEXT))
 def test_jsonl_round_trip(compression: Compression | None, documents: list[Entry]) -> None:
     """Documents written as JSON lines, packed or not, are read back as they were."""
@@ -116,6 +117,7 @@ def test_jsonl_round_trip(compression: Compression | None, documents: list[Entry
 
 
 @pytest.mark.parametrize("compression", PACK)
+@settings(deadline=None)
 @given(documents=entries(_TEXT, _TEXT))
 def test_csv_round_trip(compression: Compression | None, documents: list[Entry]) -> None:
     """Records with commas, quotes and newlines in any field are read back as they were."""
@@ -125,6 +127,7 @@ def test_csv_round_trip(compression: Compression | None, documents: list[Entry])
 
 
 @pytest.mark.parametrize("compression", PACK)
+@settings(deadline=None)
 @given(documents=entries(_ONE_LINE, _ONE_LINE))
 def test_tsv_round_trip(compression: Compression | None, documents: list[Entry]) -> None:
     """Tab-separated fields are read back as they were, quotes included."""
@@ -135,6 +138,7 @@ def test_tsv_round_trip(compression: Compression | None, documents: list[Entry])
 
 
 @pytest.mark.parametrize("compression", PACK)
+@settings(deadline=None)
 @given(wanted=st.lists(_ONE_LINE, max_size=8), newline=st.sampled_from(["\n", "\r\n"]))
 def test_txt_round_trip(compression: Compression | None, wanted: list[str], newline: str) -> None:
     """Every line of a text file is a text, whichever newline it was written with."""
@@ -143,6 +147,7 @@ def test_txt_round_trip(compression: Compression | None, wanted: list[str], newl
     assert texts(read(PACK[compression](content), "txt", compression)) == wanted
 
 
+@settings(deadline=None)
 @given(documents=entries(_TEXT, _TEXT))
 def test_parquet_round_trip(documents: list[Entry]) -> None:
     """Rows of a parquet file are read back as they were, whatever its row groups."""
@@ -156,6 +161,7 @@ def test_parquet_round_trip(documents: list[Entry]) -> None:
 
 
 @pytest.mark.parametrize("format", ["jsonl", "csv", "tsv", "txt"])
+@settings(deadline=None)
 @given(
     content=st.lists(
         st.sampled_from(['{"text":"a"}', "b", "text,x", '"', 'c,"', '","', "\t", "\r\n", "\n", "text\ty", "\xff"])
@@ -180,6 +186,7 @@ def test_skip_in_parquet() -> None:
     assert all(read(file.getvalue(), "parquet", skip=i) == whole[i:] for i in range(21))
 
 
+@settings(deadline=None)
 @given(content=st.binary(max_size=200), format=st.sampled_from(["jsonl", "csv", "tsv", "txt", "parquet"]))
 def test_any_bytes_are_read_to_their_end(content: bytes, format: Format) -> None:
     """Whatever the bytes are, every line is either a valid document or an error with a reason."""
@@ -190,6 +197,7 @@ def test_any_bytes_are_read_to_their_end(content: bytes, format: Format) -> None
 
 
 @pytest.mark.parametrize("compression", ["gz", "xz", "zst"])
+@settings(deadline=None)
 @given(content=st.binary(max_size=200), keep=st.integers(0, 200))
 def test_any_packed_bytes_are_read_to_their_end(compression: Compression, content: bytes, keep: int) -> None:
     """Damaged packed data ends in an error or in nothing, never in an exception."""
@@ -562,6 +570,7 @@ def test_format_of_a_body() -> None:
     assert format_of_content_type("") is None
 
 
+@settings(deadline=None)
 @given(name=st.text(_CHARACTERS, max_size=400), number=st.integers(1, 1 << 62))
 def test_id_of_a_line_is_a_valid_id(name: str, number: int) -> None:
     """Whatever the file is called, the id made for a line is one, and another line has another."""

@@ -10,14 +10,16 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sentence_transformers import SentenceTransformer
+from transformers import AutoModel, ElectraConfig, ModernBertConfig, PretrainedConfig, RoFormerConfig, XLMRobertaConfig
 
-from conftest import CHARACTERS, write_bert
+from conftest import CHARACTERS, write_bert, write_tokenizer
 from models.encoder import Encoder, EncoderNetwork, TorchForward, batches_by_length, choose_device
 from models.encoder_folder import fingerprint, read_encoder_folder
 from models.onnx_export import onnx_forward
 from models.token_codec import ScaledBytes, TokenIds, token_codec
 
 TEXTS = ["花呗怎么还款", "信用卡如何提额度", "a", "我想要查询快递物流，怎么退货？", "选课成绩查询 cab 123"]
+SIZES = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
 texts = st.lists(st.text(CHARACTERS + " xyz😀", min_size=1, max_size=70), min_size=1, max_size=9)
 
 
@@ -110,6 +112,40 @@ def test_onnx_runtime_agrees_with_torch_and_is_cached(model_folder: Path, bert_f
         assert all(np.abs(a - b).max() < 1e-4 for a, b in zip(mine.tokens, theirs.tokens, strict=True))
         onnx_forward(described, tmp_path, threads=1)
         assert graph.stat().st_mtime_ns == written
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        RoFormerConfig(embedding_size=32, max_position_embeddings=64, **SIZES),
+        XLMRobertaConfig(max_position_embeddings=66, pad_token_id=0, bos_token_id=2, eos_token_id=3, **SIZES),
+        ModernBertConfig(
+            max_position_embeddings=64,
+            pad_token_id=0,
+            bos_token_id=2,
+            eos_token_id=3,
+            cls_token_id=2,
+            sep_token_id=3,
+            **SIZES,
+        ),
+        ElectraConfig(embedding_size=32, max_position_embeddings=64, **SIZES),
+    ],
+    ids=lambda config: config.model_type,
+)
+def test_other_architectures_encode_as_bert_does(config: PretrainedConfig, tmp_path: Path) -> None:
+    """RoFormer, XLM-R, ModernBERT and ELECTRA folders give vectors that do not depend on the batch, in both runtimes."""
+    config.vocab_size = write_tokenizer(tmp_path)
+    AutoModel.from_config(config).save_pretrained(tmp_path)
+    encoder = Encoder(tmp_path, "cpu", pooling="mean")
+    fast = encoder
+    if config.model_type in ("roformer", "modernbert"):  # an export takes seconds: one eager attention, one with its own mask
+        fast = Encoder(tmp_path, "cpu", "mean", onnx_forward(encoder.folder, tmp_path / "onnx", threads=1))
+    tokenized = encoder.tokenize([*TEXTS, "长" * 100])
+    assert [text.truncated for text in tokenized] == [False] * len(TEXTS) + [True]
+    together = encoder.encode(tokenized)
+    assert np.abs(fast.encode(tokenized).sentences - together.sentences).max() < 1e-5
+    for i, text in enumerate(tokenized):
+        assert np.abs(encoder.encode([text]).sentences[0] - together.sentences[i]).max() < 1e-5
 
 
 def test_fingerprint_changes_with_any_file_and_the_pooling(tmp_path: Path) -> None:

@@ -76,7 +76,10 @@ def export(network: SimBert, tokenizer: Tokenizer, folder: Path, card: Mapping[s
     save_file({"linear.weight": network.dense.weight.detach().cpu().contiguous()}, folder / "3_Dense" / "model.safetensors")
     (folder / "4_Normalize").mkdir(exist_ok=True)
     _write_json(folder / "4_Normalize" / "config.json", {})
-    save_file({"table": network.table.detach().cpu().to(torch.float16).contiguous()}, folder / "static.safetensors")
+    # WRD does not see the scale of the table. WMD does: a mean length of 1 keeps 1 / (1 + WMD) in a useful range.
+    table = network.table.detach().cpu().float()
+    table = table / table.norm(dim=1).mean()
+    save_file({"table": table.to(torch.float16).contiguous()}, folder / "static.safetensors")
     _write_json(folder / "moverank.json", card)
 
 

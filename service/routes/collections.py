@@ -1,14 +1,17 @@
 """Collections and their documents."""
 
 import datetime
+from collections import Counter
+from contextlib import suppress
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request, Response
+from starlette.convertors import PathConvertor, register_url_convertor
 
 from service.collections import Collection, check_name
 from service.document_rules import Entry, check_document
 from service.documents import Document
-from service.errors import Conflict, InvalidRequest, NotFound
+from service.errors import Conflict, InvalidRequest, NotFound, ServiceError
 from service.routes.calls import JsonRoute, Ready, in_pool, json_response, until_encoded
 from service.runtime import Runtime
 from service.schemas import (
@@ -24,6 +27,14 @@ from service.schemas import (
     Upserted,
 )
 
+
+class IdConvertor(PathConvertor):
+    """The rest of a path, line breaks included: Starlette's own `path` leaves out one at the end."""
+
+    regex = r"[\s\S]+"
+
+
+register_url_convertor("id", IdConvertor())
 router = APIRouter(prefix="/v1/collections", tags=["collections"], route_class=JsonRoute)
 
 
@@ -45,8 +56,11 @@ async def put_collection(request: Request, runtime: Ready, name: str, body: Coll
 @router.get("", response_model=CollectionList)
 async def list_collections(request: Request, runtime: Ready) -> Response:
     """List all collections."""
-    found = [runtime.library.get(name) for name in runtime.library.names()]
-    return json_response({"collections": [await in_pool(request, runtime.search_pool, _info, each) for each in found]})
+    found = []
+    for name in runtime.library.names():
+        with suppress(NotFound):  # deleted since
+            found.append(await in_pool(request, runtime.search_pool, _info, runtime.library.get(name)))
+    return json_response({"collections": found})
 
 
 @router.get("/{name}", response_model=CollectionInfo)
@@ -70,14 +84,17 @@ async def post_documents(request: Request, runtime: Ready, name: str, body: Docu
     entries = [_entry(i, document, runtime) for i, document in enumerate(body.documents)]
     given = [entry["id"] for entry in entries if entry["id"] is not None]
     if len(set(given)) < len(given):
-        twice = next(id for id in given if given.count(id) > 1)
+        twice, _ = Counter(given).most_common(1)[0]
         raise InvalidRequest(f"the id {twice!r} occurs more than once in one request")
-    collection, _ = await in_pool(request, runtime.write_pool, runtime.create_collection, name)
-    collection.check_model(runtime.encoder.fingerprint)
     batch = await in_pool(request, runtime.write_pool, runtime.indexer.begin, entries, True)
-    if batch.unreadable:
+    try:
+        if batch.unreadable:
+            raise InvalidRequest(f"the text of {batch.unreadable[0]!r} has no token that the model can read")
+        collection, _ = await in_pool(request, runtime.write_pool, runtime.create_collection, name)
+        collection.check_model(runtime.encoder.fingerprint)
+    except ServiceError:
         batch.submission.cancel()
-        raise InvalidRequest(f"the text of {batch.unreadable[0]!r} has no token that the model can read")
+        raise
     await until_encoded(request, batch.submission)
     indexed = await in_pool(request, runtime.write_pool, runtime.indexer.finish, collection, batch)
     return json_response({"upserted": len(indexed.ids), "ids": indexed.ids, "truncated": indexed.truncated})
@@ -102,7 +119,7 @@ async def delete_documents(request: Request, runtime: Ready, name: str, body: Id
     return json_response({"deleted": await in_pool(request, runtime.write_pool, collection.delete, body.ids)})
 
 
-@router.get("/{name}/documents/{id:path}", response_model=DocumentInfo)
+@router.get("/{name}/documents/{id:id}", response_model=DocumentInfo)
 async def get_document(request: Request, runtime: Ready, name: str, id: str) -> Response:
     """Return one document."""
     found = await in_pool(request, runtime.search_pool, _find, runtime.library.get(name), id)
@@ -111,7 +128,7 @@ async def get_document(request: Request, runtime: Ready, name: str, id: str) -> 
     return json_response(_document(found))
 
 
-@router.delete("/{name}/documents/{id:path}", response_model=Deleted)
+@router.delete("/{name}/documents/{id:id}", response_model=Deleted)
 async def delete_document(request: Request, runtime: Ready, name: str, id: str) -> Response:
     """Remove one document."""
     deleted = await in_pool(request, runtime.write_pool, runtime.library.get(name).delete, [id])

@@ -31,8 +31,8 @@ async def post_search(request: Request, runtime: Ready, name: str, body: SearchB
         raise InvalidRequest("query is an empty list")
     _check_most("queries", len(texts), "max_queries", settings.max_queries)
     options = _options(body, runtime)
-    queries, is_late = await _encoded(request, runtime, texts, "query", deadline, timings)
-    if is_late:
+    truncated, queries = await _encoded(request, runtime, texts, "query", deadline, timings)
+    if queries is None:
         answers = [Answer(is_partial=True) for _ in texts]
     else:
         answers = await in_pool(
@@ -41,12 +41,12 @@ async def post_search(request: Request, runtime: Ready, name: str, body: SearchB
     content = {
         "results": [
             {
-                "query": query.text,
-                "truncated": query.tokenized.truncated,
+                "query": text,
+                "truncated": is_truncated,
                 "hits": [_hit(hit, options) for hit in answer.hits],
                 "certificate": _certificate(answer, options),
             }
-            for query, answer in zip(queries, answers, strict=True)
+            for text, is_truncated, answer in zip(texts, truncated, answers, strict=True)
         ],
         "partial": any(answer.is_partial for answer in answers),
     }
@@ -60,8 +60,8 @@ async def post_similarity(request: Request, runtime: Ready, body: SimilarityBody
     _check_most("pairs", len(body.pairs), "max_documents", runtime.settings.max_documents)
     texts = [text for pair in body.pairs for text in pair]
     deadline = time.monotonic() + runtime.settings.default_timeout_ms / 1e3
-    encoded, is_late = await _encoded(request, runtime, texts, "pairs", deadline, timings)
-    if is_late:
+    _, encoded = await _encoded(request, runtime, texts, "pairs", deadline, timings)
+    if encoded is None:
         raise InvalidRequest(
             f"the pairs cannot be compared within default_timeout_ms = {runtime.settings.default_timeout_ms}; send fewer"
         )
@@ -74,8 +74,8 @@ async def post_similarity(request: Request, runtime: Ready, body: SimilarityBody
 
 async def _encoded(
     request: Request, runtime: Runtime, texts: Sequence[str], what: str, deadline: float, timings: Timings
-) -> tuple[list[EncodedText], bool]:
-    """Tokenize and encode texts; return them, and whether the deadline came first (then they have no vectors)."""
+) -> tuple[list[bool], list[EncodedText] | None]:
+    """Tokenize and encode texts; return which are truncated and, unless the deadline came first, their vectors."""
     for i, text in enumerate(texts):
         if fault := wrong_text(text, runtime.limits):
             raise InvalidRequest(f"{what}[{i}]: {fault}" if len(texts) > 1 else f"{what}: {fault}")
@@ -83,13 +83,14 @@ async def _encoded(
     for i, each in enumerate(tokenized):
         if not each.inner:
             raise InvalidRequest(f"{what}[{i}] has no token that the model can read")
+    truncated = [each.truncated for each in tokenized]
     submission: Submission = runtime.queue.submit(tokenized, "interactive")
     is_late = not await until_encoded(request, submission, deadline)
     timings.lap_encoding(submission.waited_s)
     if is_late:
         submission.cancel()
-        return [EncodedText(*parts, None, None) for parts in zip(texts, tokenized, strict=True)], True
-    return encoded_texts(texts, tokenized, submission.result()), False
+        return truncated, None
+    return truncated, encoded_texts(texts, tokenized, submission.result())
 
 
 def _options(body: SearchBody, runtime: Runtime) -> SearchOptions:

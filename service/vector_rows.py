@@ -1,0 +1,80 @@
+"""Vectors with their rows: which slot belongs to which document, and which slots are deleted.
+
+A `VectorRows` is a snapshot like the `Blocks` it holds: a writer makes a new one, readers keep theirs. Appending shares the
+memory, deleting copies the mask.
+"""
+
+from typing import NamedTuple, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from service.vector_blocks import Blocks, Slots, Vectors
+
+_PIECE = 1 << 14  # vectors copied at once
+_LEAST_ROOM = 64
+
+Rows = NDArray[np.int64]
+NO_ROWS: Rows = np.empty(0, np.int64)
+
+
+class VectorRows(NamedTuple):
+    """For each slot a vector, a row (ascending) and whether it is deleted. The room behind belongs to later snapshots."""
+
+    blocks: Blocks
+    rows: Rows  # (n,)
+    dead: NDArray[np.bool_]  # (n,)
+    live: int
+    row_room: Rows  # (n or more,)
+    dead_room: NDArray[np.bool_]  # (n or more,), False from n on
+
+    @classmethod
+    def of(cls, blocks: Blocks, rows: Rows, dead: NDArray[np.bool_]) -> Self:
+        """Take over arrays without copying."""
+        return cls(blocks, rows, dead, int(np.count_nonzero(~dead)), rows, dead)
+
+    @classmethod
+    def empty(cls, dim: int) -> Self:
+        """Return no slots."""
+        return cls.of(Blocks((), (), 0, dim), NO_ROWS, np.empty(0, np.bool_))
+
+    def slots_of(self, rows: Rows) -> Slots:
+        """Return the living slots of ascending rows; unknown rows have none."""
+        if not len(self.rows):
+            return NO_ROWS
+        slots = np.minimum(np.searchsorted(self.rows, rows), len(self.rows) - 1)
+        return np.asarray(slots[(self.rows[slots] == rows) & ~self.dead[slots]], np.int64)
+
+    def append(self, rows: Rows, vectors: Vectors) -> Self:
+        """Return the snapshot with vectors (m, dim) under rows (m,) that are beyond the present ones. One writer at a time."""
+        n, end = len(self.rows), len(self.rows) + len(rows)
+        row_room, dead_room = self.row_room, self.dead_room
+        if end > len(row_room):
+            more = max(end - n, n, _LEAST_ROOM)
+            row_room = np.concatenate([self.rows, np.empty(more, np.int64)])
+            dead_room = np.concatenate([self.dead, np.zeros(more, np.bool_)])
+        row_room[n:end] = rows
+        blocks = self.blocks.append(vectors)
+        return type(self)(blocks, row_room[:end], dead_room[:end], self.live + len(rows), row_room, dead_room)
+
+    def without(self, rows: Rows) -> Self:
+        """Return the snapshot with rows, in any order, deleted; unknown ones are ignored."""
+        slots = self.slots_of(np.unique(rows))
+        if not len(slots):
+            return self
+        dead_room = self.dead_room.copy()
+        dead_room[slots] = True
+        return self._replace(dead=dead_room[: len(self.rows)], live=self.live - len(slots), dead_room=dead_room)
+
+    def compacted(self) -> Self:
+        """Copy what lives to new slots."""
+        alive = np.flatnonzero(~self.dead)
+        blocks = Blocks((), (), 0, self.blocks.dim)
+        for part in np.array_split(alive, len(alive) // _PIECE + 1):
+            blocks = blocks.append(self.blocks.gather(part))
+        return self.of(blocks, self.rows[alive], np.zeros(len(alive), np.bool_))
+
+    def following(self, now: Self, since: int) -> Self:
+        """Return this compacted snapshot with what `now` has beyond its first `since` slots, without what is deleted in it."""
+        later = np.arange(since, len(now.rows))
+        return self.append(now.rows[later], now.blocks.gather(later)).without(now.rows[now.dead])

@@ -1,0 +1,252 @@
+"""service/batching.py: what goes through the queue equals the encoder alone, and nobody suffers from another's text."""
+
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import CHARACTERS
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from models.encoder import Encoder, EncoderNetwork, Tokenized, TorchForward
+from models.encoder_folder import read_encoder_folder
+from service.batching import BULK_EVERY, EncodeQueue, Lane, Submission
+from service.errors import NotReady, Overloaded
+
+POISON, NOT_A_NUMBER = "j", "i"
+PATIENCE_S = 30.0
+texts = st.lists(st.text(CHARACTERS.replace(POISON, "").replace(NOT_A_NUMBER, ""), min_size=1, max_size=40), max_size=6)
+
+
+class WatchedForward:
+    """The real network, which fails on one token, gives no number for another, and can be held at its door."""
+
+    def __init__(self, folder: Path) -> None:
+        described = read_encoder_folder(folder, None)
+        vocabulary = described.load_tokenizer().get_vocab()
+        self._poison, self._not_a_number = vocabulary[POISON], vocabulary[NOT_A_NUMBER]
+        self._network = TorchForward(EncoderNetwork(described), "cpu")
+        self.door = threading.Event()
+        self.door.set()
+        self.is_waiting = threading.Event()
+        self.batches: list[list[list[int]]] = []
+
+    def __call__(
+        self, ids: NDArray[np.int64], mask: NDArray[np.int64]
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        self.batches.append([row[:size].tolist() for row, size in zip(ids, mask.sum(1), strict=True)])
+        self.is_waiting.set()
+        assert self.door.wait(PATIENCE_S)
+        self.is_waiting.clear()
+        if (ids == self._poison).any():
+            raise RuntimeError("this network cannot read this token")
+        sentences, tokens = self._network(ids, mask)
+        sentences[(ids == self._not_a_number).any(1)] = np.nan
+        return sentences, tokens
+
+
+@pytest.fixture(name="forward", scope="module")
+def _forward(model_folder: Path) -> WatchedForward:
+    return WatchedForward(model_folder)
+
+
+@pytest.fixture(name="watched", scope="module")
+def _watched(model_folder: Path, forward: WatchedForward) -> Encoder:
+    return Encoder(model_folder, "cpu", forward=forward)
+
+
+@pytest.fixture(name="start")
+def _start(watched: Encoder, forward: WatchedForward) -> Iterator[Callable[..., EncodeQueue]]:
+    """Make queues that are closed at the end."""
+    queues: list[EncodeQueue] = []
+
+    def start(max_batch_tokens: int = 64, max_texts: int = 1_000, max_tokens: int = 100_000) -> EncodeQueue:
+        queues.append(EncodeQueue(watched, max_batch_tokens, max_texts, max_tokens))
+        forward.batches.clear()
+        return queues[-1]
+
+    yield start
+    forward.door.set()
+    for queue in queues:
+        queue.close()
+
+
+def hold(queue: EncodeQueue, forward: WatchedForward) -> Submission:
+    """Keep the encoder's thread busy with one text until the door opens."""
+    forward.door.clear()
+    forward.is_waiting.clear()
+    first = queue.submit(queue.encoder.tokenize(["花"]), "interactive")
+    assert forward.is_waiting.wait(PATIENCE_S)
+    return first
+
+
+def assert_equal(queue: EncodeQueue, submission: Submission, tokenized: list[Tokenized]) -> None:
+    """Compare with the encoder without a queue."""
+    found, expected = submission.result(PATIENCE_S), queue.encoder.encode(tokenized)
+    assert found.sentences.shape == expected.sentences.shape
+    assert np.abs(found.sentences - expected.sentences).max(initial=0.0) < 1e-5
+    for mine, theirs, my_ids, their_ids in zip(
+        found.tokens, expected.tokens, found.token_ids, expected.token_ids, strict=True
+    ):
+        assert np.array_equal(my_ids, their_ids)
+        assert np.allclose(mine, theirs, atol=1e-5)
+
+
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(callers=st.lists(st.tuples(texts, st.sampled_from(["interactive", "bulk"])), min_size=1, max_size=5))
+def test_the_queue_gives_what_the_encoder_gives(
+    start: Callable[..., EncodeQueue], callers: list[tuple[list[str], Lane]]
+) -> None:
+    """However texts are cut into batches and whoever shares them, every caller gets the vectors of its texts in order."""
+    queue = start()
+    submitted = [(queue.submit(queue.encoder.tokenize(given), lane), given) for given, lane in callers]
+    for submission, each in submitted:
+        assert len(submission.result(PATIENCE_S).sentences) == len(each)
+    queue.close()
+    for submission, each in submitted:
+        assert_equal(queue, submission, queue.encoder.tokenize(each))
+
+
+def test_concurrent_callers_share_forwards(start: Callable[..., EncodeQueue], forward: WatchedForward) -> None:
+    """What arrives while a forward runs goes through the network together, up to the token budget."""
+    queue = start(max_batch_tokens=64)
+    hold(queue, forward)
+    single = [queue.submit(queue.encoder.tokenize(["花呗" * (i % 3 + 1)]), "interactive") for i in range(20)]
+    forward.door.set()
+    for submission in single:
+        submission.result(PATIENCE_S)
+    sizes = [(len(batch), len(batch) * max(map(len, batch))) for batch in forward.batches[1:]]
+    assert sum(count for count, _ in sizes) == 20
+    assert len(sizes) < 5
+    assert all(tokens <= 64 for _, tokens in sizes)
+
+
+@pytest.mark.parametrize(("bad", "error"), [(POISON, "cannot read"), (NOT_A_NUMBER, "finite")])
+def test_a_text_that_cannot_be_encoded_fails_alone(
+    start: Callable[..., EncodeQueue], forward: WatchedForward, bad: str, error: str
+) -> None:
+    """Of a batch with a bad text all others are answered, the bad one gets its error, and the thread goes on."""
+    queue = start(max_batch_tokens=256)
+    hold(queue, forward)
+    good = ["花呗", "怎么还款", "ab", "信用卡"]
+    before, after = ([queue.submit(queue.encoder.tokenize([text]), "interactive") for text in good] for _ in range(2))
+    failing = queue.submit(queue.encoder.tokenize(["花" + bad]), "interactive")
+    mixed = queue.submit(queue.encoder.tokenize(["a", "花呗" + bad, "b"]), "interactive")
+    last = queue.submit(queue.encoder.tokenize(good), "interactive")
+    forward.door.set()
+    for submission in (failing, mixed):
+        with pytest.raises((RuntimeError, ValueError), match=error):
+            submission.result(PATIENCE_S)
+    last.result(PATIENCE_S)
+    assert queue.is_alive
+    assert queue.last_success is not None
+    again = queue.submit(queue.encoder.tokenize(good), "bulk")
+    again.result(PATIENCE_S)
+    queue.close()
+    for text, *submissions in zip(good, before, after, strict=True):
+        for submission in submissions:
+            assert_equal(queue, submission, queue.encoder.tokenize([text]))
+    for submission in (last, again):
+        assert_equal(queue, submission, queue.encoder.tokenize(good))
+
+
+def test_who_has_left_is_not_encoded(start: Callable[..., EncodeQueue], forward: WatchedForward) -> None:
+    """A submission that is cancelled before its turn never reaches the network; its neighbours do."""
+    queue = start(max_batch_tokens=64)
+    hold(queue, forward)
+    lanes: list[Lane] = ["interactive", "bulk"]
+    stay = [queue.submit(queue.encoder.tokenize(["行行"]), lane) for lane in lanes]
+    left = [queue.submit(queue.encoder.tokenize(["卡卡"] * 40), lane) for lane in lanes]
+    more = [queue.submit(queue.encoder.tokenize(["信信"]), lane) for lane in lanes]
+    for submission in left:
+        submission.cancel()
+    forward.door.set()
+    for submission in (*stay, *more):
+        submission.result(PATIENCE_S)
+    gone = queue.encoder.tokenize(["卡卡"])[0].ids
+    assert all(gone not in batch for batch in forward.batches)
+    assert all(future.cancelled() for submission in left for future in submission.futures)
+    assert queue.submit(queue.encoder.tokenize(["花"] * 900), "interactive").result(
+        PATIENCE_S
+    )  # nothing is counted twice
+
+
+def test_interactive_texts_go_first_and_bulk_texts_get_their_share(
+    start: Callable[..., EncodeQueue], forward: WatchedForward
+) -> None:
+    """While both wait, BULK_EVERY interactive batches run, then one of bulk, and so on."""
+    queue = start(max_batch_tokens=8)  # one text of 6 characters is a batch
+    hold(queue, forward)
+    bulk = [queue.submit(queue.encoder.tokenize(["借借借借借借"]), "bulk") for _ in range(6)]
+    interactive = [queue.submit(queue.encoder.tokenize(["还还还还还还"]), "interactive") for _ in range(3 * BULK_EVERY)]
+    forward.door.set()
+    for submission in (*bulk, *interactive):
+        submission.result(PATIENCE_S)
+    of_bulk = queue.encoder.tokenize(["借借借借借借"])[0].ids
+    turns = "".join("b" if batch == [of_bulk] else "i" for batch in forward.batches)
+    assert turns == ("i" * BULK_EVERY + "b") * 3 + "i" + "b" * 3
+
+
+def test_a_full_queue_refuses_and_says_when_to_come_back(
+    start: Callable[..., EncodeQueue], forward: WatchedForward
+) -> None:
+    """Beyond a limit of texts or tokens callers are told to come back; jobs wait instead."""
+    for limits, name in (((64, 4, 1_000), "max_queued_texts = 4"), ((64, 100, 30), "max_queued_tokens = 30")):
+        queue = start(*limits)
+        hold(queue, forward)
+        whole = queue.submit(queue.encoder.tokenize(["的了"] * 50), "interactive")  # an empty queue takes any number
+        with pytest.raises(Overloaded, match=name) as caught:
+            queue.submit(queue.encoder.tokenize(["的了"]), "interactive")
+        assert caught.value.retry_after_s
+        job = queue.submit(queue.encoder.tokenize(["银行卡"] * 3), "bulk", is_limited=False)
+        forward.door.set()
+        assert len(whole.result(PATIENCE_S).sentences) == 50
+        assert len(job.result(PATIENCE_S).sentences) == 3
+        queue.submit(queue.encoder.tokenize(["的了"]), "interactive").result(PATIENCE_S)
+
+
+def test_exactly_the_limit_is_admitted(start: Callable[..., EncodeQueue], forward: WatchedForward) -> None:
+    """The limit itself is not over the limit."""
+    queue = start(64, 3, 12)
+    hold(queue, forward)
+    for _ in range(3):
+        queue.submit(queue.encoder.tokenize(["的了"]), "interactive")
+    with pytest.raises(Overloaded, match="3 texts are waiting and 1 more"):
+        queue.submit(queue.encoder.tokenize(["的了"]), "interactive")
+
+
+def test_closing_finishes_what_is_queued(start: Callable[..., EncodeQueue], forward: WatchedForward) -> None:
+    """After closing nothing new is taken, and everything that was queued is answered, whoever has left meanwhile."""
+    queue = start(max_batch_tokens=8)
+    first = hold(queue, forward)
+    left = queue.submit(queue.encoder.tokenize(["还还还还还还"]), "interactive")
+    waiting = [queue.submit(queue.encoder.tokenize(["图书馆的密码"] * 3), "bulk") for _ in range(3)]
+    left.cancel()
+    closing = threading.Thread(target=queue.close)
+    closing.start()
+    while queue._is_open:
+        pass
+    with pytest.raises(NotReady, match="shutting down"):
+        queue.submit(queue.encoder.tokenize(["a"]), "interactive")
+    forward.door.set()
+    for submission in (first, *waiting):
+        assert len(submission.result(PATIENCE_S).sentences)
+    closing.join(PATIENCE_S)
+    assert not queue.is_alive
+
+
+def test_waiting_ends_at_the_timeout(start: Callable[..., EncodeQueue], forward: WatchedForward) -> None:
+    """A result that does not come in time is a TimeoutError; later it can still be had, with the time it waited."""
+    queue = start()
+    first = hold(queue, forward)
+    second = queue.submit(queue.encoder.tokenize(["花呗"]), "interactive")
+    with pytest.raises(TimeoutError):
+        second.result(0.01)
+    assert second.waited_s == 0.0
+    forward.door.set()
+    second.result(PATIENCE_S)
+    assert second.waited_s >= 0.01
+    first.result(PATIENCE_S)

@@ -1,0 +1,58 @@
+"""models/fusion.py: the fused score and reciprocal ranks, against their formulas."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from models.fusion import first_stage, reciprocal_ranks
+
+cosines = st.lists(st.floats(-1, 1, width=32), min_size=1, max_size=6)
+rankings = st.lists(
+    st.lists(st.integers(0, 12), max_size=8, unique=True).map(lambda rows: np.array(rows, np.int64)),
+    min_size=1,
+    max_size=3,
+)
+
+
+@given(cosines=cosines, share=st.floats(0, 1))
+def test_first_stage_is_the_weighted_mean(cosines: list[float], share: float) -> None:
+    """(1 - l) * cosine + l * lexical, at every position."""
+    cosine = np.array(cosines, np.float32)
+    lexical = np.abs(cosine[::-1])
+    fused = first_stage(cosine, lexical, share)
+    for i in range(len(cosine)):
+        assert fused[i] == pytest.approx((1 - share) * float(cosine[i]) + share * float(lexical[i]))
+    assert fused.dtype == np.float64
+
+
+@given(cosines=cosines, share=st.floats(0, 1))
+def test_a_part_that_did_not_run_leaves_the_other_whole(cosines: list[float], share: float) -> None:
+    """With one part the weight does not matter; with none there is no score."""
+    only = np.array(cosines, np.float32)
+    assert np.array_equal(first_stage(only, None, share), only)
+    assert np.array_equal(first_stage(None, only, share), only)
+    with pytest.raises(ValueError, match="neither"):
+        first_stage(None, None, share)
+
+
+@given(rankings=rankings, count=st.integers(1, 20), constant=st.integers(1, 100))
+def test_reciprocal_ranks_are_summed(rankings: list[np.ndarray], count: int, constant: int) -> None:
+    """A row's total is the sum of 1 / (constant + rank) over the rankings that have it; the best come first."""
+    totals: dict[int, float] = {}
+    for ranking in rankings:
+        for rank, row in enumerate(ranking.tolist(), start=1):
+            totals[row] = totals.get(row, 0.0) + 1.0 / (constant + rank)
+    merged = reciprocal_ranks(rankings, count, constant).tolist()
+    assert len(merged) == len(set(merged)) == min(count, len(totals))
+    found = [totals[row] for row in merged]
+    assert found == pytest.approx(sorted(totals.values(), reverse=True)[:count])
+
+
+def test_equal_ranks_are_settled_by_row() -> None:
+    """Two rankings of disjoint rows interleave, the smaller row first; one ranking keeps its order."""
+    one, other = np.array([7, 3], np.int64), np.array([2, 9], np.int64)
+    assert reciprocal_ranks([one, other], 4).tolist() == [2, 7, 3, 9]
+    assert reciprocal_ranks([one], 9).tolist() == [7, 3]
+    assert reciprocal_ranks([one, one[:0]], 1).tolist() == [7]
+    assert reciprocal_ranks([one[:0]], 3).tolist() == []
