@@ -260,7 +260,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--url", type=_url, help="a running service; left out, a local data folder that none has open")
     parser.add_argument("--key", help="key of the service that may write (else the environment's MOVERANK_KEY)")
     parser.add_argument(
-        "--patience-s", type=float, default=300.0, metavar="S", help="seconds to wait for the service (300)"
+        "--patience-s", type=float, default=300.0, metavar="S", help="seconds to ask again while it is busy (300)"
     )
     parser.add_argument(
         "--data-dir", type=Path, metavar="DIR", help="local data folder (else MOVERANK_DATA_DIR, else ./data)"

@@ -107,7 +107,7 @@ class ReadView:
     def sentences(self, rows: Sequence[int]) -> NDArray[np.float32]:
         """Return the sentence vectors (n, dim) of the rows, in their order."""
         found = dict(_select(self._connection, "SELECT row, vector FROM sentence_vectors WHERE row IN (%s)", rows))
-        return np.frombuffer(b"".join(found[row] for row in rows), dtype="<f4").reshape(-1, self._dim)
+        return np.frombuffer(b"".join(found[row] for row in rows), dtype="<f4").reshape(len(rows), -1)
 
     def rows(self) -> NDArray[np.int64]:
         """Return all rows in increasing order."""

@@ -16,15 +16,14 @@ from service.document_rules import Entry, Limits
 from service.indexing import Batch, Indexer
 from service.jobs import Job, Progress
 
-WINDOW_DOCUMENTS = 1_024
-"""Documents that are sorted by length, encoded and committed together."""
+WINDOW_LINES = 1_024
+"""Lines whose documents are sorted by length, encoded and committed together."""
 WINDOW_CHARS = 1 << 20
 """Characters after which a window is full, whatever its documents."""
 
 
 class _Window(NamedTuple):
     batch: Batch
-    lines: dict[str, int]  # line number of each id
     progress: Progress  # when this window and all before it are written
     fraction: float  # of the file that is read by then
 
@@ -57,33 +56,34 @@ def import_lines(collection: Collection, indexer: Indexer, reader: DocumentReade
 def _windows(indexer: Indexer, reader: DocumentReader, name: str, progress: Progress) -> Iterator[_Window]:
     """Begin encoding window after window; ``progress`` runs ahead of what is written."""
     entries: list[Entry] = []
-    numbers: dict[str, int] = {}
-    chars = 0
+    numbers: list[int] = []  # line of each entry
+    lines = chars = 0
     for line in reader:
         progress.position = line.number
+        lines += 1
         if line.document is None:
             progress.reject(line.number, line.error or "unreadable")
         else:
             entry = line.document
-            id = entry["id"] = entry["id"] or id_of_line(name, line.number)
+            entry["id"] = entry["id"] or id_of_line(name, line.number)
             entries.append(entry)
-            numbers[id] = line.number
+            numbers.append(line.number)
             chars += len(entry["text"])
-        if len(entries) >= WINDOW_DOCUMENTS or chars >= WINDOW_CHARS:
+        if lines >= WINDOW_LINES or chars >= WINDOW_CHARS:
             yield _window(indexer, entries, numbers, progress, reader.fraction)
-            entries, numbers, chars = [], {}, 0
+            entries, numbers, lines, chars = [], [], 0, 0
     yield _window(indexer, entries, numbers, progress, 1.0)
 
 
 def _window(
-    indexer: Indexer, entries: list[Entry], numbers: dict[str, int], progress: Progress, fraction: float
+    indexer: Indexer, entries: list[Entry], numbers: list[int], progress: Progress, fraction: float
 ) -> _Window:
     batch = indexer.begin(entries, is_limited=False)
-    for id in batch.unreadable:
-        progress.reject(numbers[id], "the text has no token that the model can read")
+    for position in batch.unreadable:
+        progress.reject(numbers[position], "the text has no token that the model can read")
     progress.done += len(entries) - len(batch.unreadable)
     progress.truncated += len(batch.truncated)
-    return _Window(batch, numbers, copy.deepcopy(progress), fraction)
+    return _Window(batch, copy.deepcopy(progress), fraction)
 
 
 def _finish(collection: Collection, indexer: Indexer, window: _Window, job: Job) -> None:

@@ -29,7 +29,7 @@ class Batch(NamedTuple):
     documents: list[Document]
     submission: Submission
     truncated: list[str]
-    unreadable: list[str]
+    unreadable: dict[int, str]  # positions of the documents without a token, and their ids
 
 
 class Indexer:
@@ -40,20 +40,19 @@ class Indexer:
         self._codec = codec
 
     def begin(self, entries: Sequence[Entry], is_limited: bool) -> Batch:
-        """Tokenize documents and queue them for encoding; of entries with the same id the last counts.
+        """Tokenize documents and queue them for encoding; of entries with the same id the last that has a token counts.
 
         Raises:
             Overloaded: the queue is full (only with ``is_limited``).
         """
-        by_id = {entry["id"] or uuid.uuid4().hex: entry for entry in entries}
-        documents = [Document(id, entry["text"], entry["metadata"]) for id, entry in by_id.items()]
+        documents = [Document(each["id"] or uuid.uuid4().hex, each["text"], each["metadata"]) for each in entries]
         tokenized = self._queue.encoder.tokenize([document.text for document in documents])
-        readable = [i for i, text in enumerate(tokenized) if text.inner]
+        readable = list({documents[i].id: i for i, text in enumerate(tokenized) if text.inner}.values())
         return Batch(
             [documents[i] for i in readable],
             self._queue.submit([tokenized[i] for i in readable], "bulk", is_limited),
             [documents[i].id for i in readable if tokenized[i].truncated],
-            [document.id for document, text in zip(documents, tokenized, strict=True) if not text.inner],
+            {i: documents[i].id for i, text in enumerate(tokenized) if not text.inner},
         )
 
     def finish(
@@ -65,4 +64,4 @@ class Indexer:
             collection.upsert(batch.documents, Vectors(encoded.sentences, self._codec.pack(encoded)), job, progress)
         elif progress is not None:
             collection.record_progress(job, progress)
-        return Indexed([document.id for document in batch.documents], batch.truncated, batch.unreadable)
+        return Indexed([document.id for document in batch.documents], batch.truncated, list(batch.unreadable.values()))

@@ -108,6 +108,11 @@ class Job:
         if self._stopping.is_set():
             raise Stopped
 
+    @property
+    def is_cancelled(self) -> bool:
+        """Whether someone asked the job to stop."""
+        return self._cancelled.is_set()
+
     def cancel(self) -> None:
         """Ask the job to stop at its next batch."""
         self._cancelled.set()
@@ -214,9 +219,12 @@ class JobRunner:
         return {state: states.count(state) for state in sorted(set(states))}
 
     def close(self) -> None:
-        """Stop at the next batch and keep unfinished jobs for the next start."""
+        """Stop at the next batch and keep unfinished jobs for the next start, but for those that were cancelled."""
         self._stopping.set()
         self._pool.shutdown(wait=True, cancel_futures=True)
+        for job in list(self._jobs.values()):
+            if job.state == "running" and job.is_cancelled:
+                self._end(job, "cancelled")
         self._database.close()
 
     def _make(self, id: str, kind: str, target: str, options: dict[str, Any]) -> Job:

@@ -351,7 +351,8 @@ def _pool(
     """Compute what the options ask to know of given rows: cosine, BM25."""
     cosine = bm25 = lexical = None
     if not (options.retrieve == "lexical" and options.rerank == "none"):
-        cosine = view.sentences(rows.tolist()) @ query.sentence
+        # One dot product each: a matrix product may round equal rows differently, and then equal texts would not tie.
+        cosine = collection.vectors.scores_for(query.sentence, rows)
     if options.retrieve != "vector":
         bm25 = collection.lexical.scores_for(query.text, rows)
         ceiling = collection.lexical.ceiling(query.text)

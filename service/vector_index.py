@@ -29,10 +29,10 @@ from service.vector_rows import NO_ROWS, Rows, VectorRows
 
 _FETCH, _FETCH_CODES = 2, 10  # candidates per wanted result: from an index of whole vectors, of short codes
 _FETCH_LEAST = 256
-_COMPARED_SHARE = 1 / 8  # where more of all vectors than this would be fetched, all are compared
+_COMPARED_SHARE = 1 / 8  # where more of all vectors than this, or than may be found, would be fetched, all are compared
 _PROBED_SHARE = 1 / 4  # of the inverted lists
 _EF_SEARCH = 256
-_TAIL_SHARE = 1 / 16  # of main: a longer tail is moved into it
+_TAIL_SHARE = 1 / 64  # of main: a longer tail is moved into it
 _DEAD_LEAST, _DEAD_SHARE = 64, 1 / 4  # of the slots: more deleted ones than this are squeezed out
 _TRAINED_RANGE = 1 / 2, 4  # times the size it was trained at: outside, an index is trained anew
 _SAMPLE_LEAST = 1 << 14  # vectors to train with, if there are so many
@@ -149,6 +149,11 @@ class VectorIndex:
             scores[i, :wanted], rows[i, :wanted] = exact[order], vectors.rows[candidates[order]]
         return scores, rows
 
+    def scores_for(self, query: Vectors, rows: Rows) -> Vectors:
+        """Return the inner product (n,) of a query (dim,) with each of the given rows, in any order; all must be known."""
+        vectors = self._view.vectors
+        return np.vecdot(vectors.blocks.gather(np.searchsorted(vectors.rows, rows)), query)
+
     def maintain(self) -> bool:
         """Do the largest piece of work that is due, on the side: compact, build or extend. Returns whether one was."""
         with self._maintaining:
@@ -220,7 +225,7 @@ class VectorIndex:
         inside = int(np.count_nonzero(eligible[: main.covered]))
         rate = _FETCH_CODES if index_kinds.has_short_codes(main.factory) else _FETCH
         fetch = max(rate * wanted, _FETCH_LEAST) * main.covered // max(inside, 1)
-        if fetch > _COMPARED_SHARE * main.covered:
+        if fetch > min(_COMPARED_SHARE * main.covered, inside):
             return {}
         if self._gpu is None:
             ids = main.index.search(queries, fetch)[1]

@@ -20,10 +20,13 @@ COLLECTIONS = {"flat": "auto", "graph": "HNSW8", "come-and-go": "auto"}
 
 def batch_of(slot: int, number: int) -> tuple[list[Document], Vectors]:
     """Make the documents of a slot in the version of this number: ids are the slot's, text and metadata name the number."""
-    documents = [
-        Document(f"{slot}-{i}", f"第{number}批 slot{slot}", {"slot": slot, "number": number}) for i in range(BATCH)
-    ]
+    documents = [Document(f"{slot}-{i}", text_of(slot, number), {"slot": slot, "number": number}) for i in range(BATCH)]
     return documents, Vectors(vectors_of(slot, number), [b"%d" % number] * BATCH)
+
+
+def text_of(slot: int, number: int) -> str:
+    """Make a text of two characters that no other slot has."""
+    return chr(0x4E00 + slot) + chr(0x5000 + number % 10_000)
 
 
 def vectors_of(slot: int, number: int) -> NDArray[np.float32]:

@@ -15,7 +15,7 @@ import httpx
 import numpy as np
 import pytest
 
-from crash_child import BATCH, COLLECTIONS, IMPORT, SLOTS, open_all, vectors_of
+from crash_child import BATCH, COLLECTIONS, IMPORT, SLOTS, batch_of, open_all, text_of, vectors_of
 from live_service import ROOT, ServiceProcess, client_of, finished_job, until
 from service.collections import Collection, Library
 from service.settings import Settings
@@ -79,7 +79,7 @@ def slots_of(collection: Collection) -> Slots:
                 number = found[collection.name, slot] = numbers.pop()
                 nearest = collection.vectors.search(vectors_of(slot, number), 1)[1][:, 0].tolist()
                 assert view.ids(nearest) == [f"{slot}-{i}" for i in range(BATCH)]
-                named = collection.lexical.search([f"第{number}批 slot{slot}"], BATCH)[1][0]
+                named = collection.lexical.search([text_of(slot, number)], BATCH)[1][0]
                 assert {id.split("-")[0] for id in view.ids(named.tolist())} == {str(slot)}
     return found
 
@@ -88,8 +88,8 @@ def slots_of(collection: Collection) -> Slots:
 def test_a_store_that_is_killed_keeps_every_acknowledged_change(tmp_path: Path) -> None:
     """A process that upserts, deletes, imports, saves snapshots and replaces collections is killed again and again.
 
-    After each kill the collections open, every acknowledged change is there, the one that was being made is there as a whole or not
-    at all, the indexes agree with the store, and the position of an import stands where its documents stand.
+    After each kill the collections open, every acknowledged change is there, the one that was being made is there as a
+    whole or not at all, the indexes agree with the store, and the position of an import stands where its documents stand.
     """
     generator = random.Random(7)
     expected: Slots = {}
@@ -123,7 +123,7 @@ def test_a_store_that_is_killed_keeps_every_acknowledged_change(tmp_path: Path) 
 
 
 class Writer(threading.Thread):
-    """A client that upserts and deletes batches of its own ids until the service goes away, and remembers what was acknowledged."""
+    """A client that upserts and deletes batches of its own ids until the service goes away; it knows what was acknowledged."""
 
     def __init__(self, url: str, number: int, start: int, acknowledged: dict[str, int | None]) -> None:
         super().__init__()
@@ -269,15 +269,15 @@ def test_an_import_killed_between_its_last_line_and_its_end_repeats_nothing(sett
 @pytest.mark.parametrize("file", ["vectors.index", "lexical.index"])
 def test_a_damaged_snapshot_is_rebuilt_from_the_store(tmp_path: Path, file: str, damage: str) -> None:
     """Whatever happens to a derived file, the collection opens and finds everything."""
-    from crash_child import batch_of
-
     library = Library(tmp_path)
-    collection = open_all(library)["graph"]
-    for slot in range(SLOTS):
-        collection.upsert(*batch_of(slot, slot))
-    collection.maintain()
-    before = slots_of(collection)
-    library.close()
+    try:
+        collection = open_all(library)["graph"]
+        for slot in range(SLOTS):
+            collection.upsert(*batch_of(slot, slot))
+        collection.maintain()
+        before = slots_of(collection)
+    finally:
+        library.close()
     path = tmp_path / "collections" / "graph" / file
     whole = path.read_bytes()
     if damage == "cut":

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
@@ -44,12 +44,14 @@ def loop_softmax(similarity: torch.Tensor, masked: torch.Tensor, scale: float, m
     return total / len(similarity)
 
 
+@settings(deadline=None, max_examples=40)
 @given(batches())
 def test_softmax_equals_its_loop(batch: tuple[torch.Tensor, torch.Tensor]) -> None:
     """The in-batch softmax is the mean negative log share of the right column among the unmasked ones."""
     assert float(softmax_in_batch(*batch, scale=20.0)) == pytest.approx(loop_softmax(*batch, scale=20.0), abs=1e-9)
 
 
+@settings(deadline=None, max_examples=40)
 @given(batches(), st.floats(0, 0.5))
 def test_margin_equals_its_loop(batch: tuple[torch.Tensor, torch.Tensor], margin: float) -> None:
     """The additive margin lowers the right similarity and nothing else."""
@@ -57,6 +59,7 @@ def test_margin_equals_its_loop(batch: tuple[torch.Tensor, torch.Tensor], margin
     assert float(additive_margin(*batch, scale=20.0, margin=margin)) == pytest.approx(expected, abs=1e-9)
 
 
+@settings(deadline=None, max_examples=40)
 @given(batches())
 def test_flatnce_gradient_equals_its_definition(batch: tuple[torch.Tensor, torch.Tensor]) -> None:
     """FlatNCE is 1 for every row with a negative, and its gradient is that of the log of the summed contrasts."""
@@ -80,6 +83,7 @@ def test_flatnce_gradient_equals_its_definition(batch: tuple[torch.Tensor, torch
         torch.testing.assert_close(leaf.grad, other.grad, atol=1e-9, rtol=1e-6)
 
 
+@settings(deadline=None, max_examples=40)
 @given(
     st.lists(st.tuples(cosines, st.integers(0, 3)), min_size=1, max_size=8),
 )
@@ -99,6 +103,7 @@ def test_cosent_equals_its_loop(pairs: list[tuple[float, int]]) -> None:
     assert float(found) == pytest.approx(expected, abs=1e-9)
 
 
+@settings(deadline=None, max_examples=40)
 @given(st.lists(st.tuples(cosines, st.integers(0, 1), st.integers(0, 2)), min_size=1, max_size=8))
 def test_family_thresholds_equal_their_loop(pairs: list[tuple[float, int, int]]) -> None:
     """Every pair is judged against the threshold of its own family."""
@@ -121,6 +126,7 @@ def test_no_pair_costs_nothing() -> None:
 token_vectors = st.integers(1, 5).flatmap(lambda t: arrays(np.float32, (t, 3), elements=st.floats(-1, 1, width=16)))
 
 
+@settings(deadline=None, max_examples=40)
 @given(st.lists(token_vectors, min_size=1, max_size=3), st.lists(token_vectors, min_size=1, max_size=3))
 def test_relaxed_mover_equals_its_loop_and_bounds_wrd(queries: list[np.ndarray], texts: list[np.ndarray]) -> None:
     """The relaxed similarity follows its formula whatever the padding, and is never below 1 − WRD."""

@@ -192,7 +192,7 @@ def assert_equal(bench: Bench, query: EncodedText, answer: Answer, options: Sear
 
 
 @pytest.mark.parametrize("kind", ["static", "hidden"])
-@settings(max_examples=45, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_a_search_equals_the_plain_loop(encoders: dict[str, Encoder], kind: str, data: st.DataObject) -> None:
     """Whatever is asked of whatever documents, hits, scores, their parts and the certificate are what the definitions say."""
@@ -224,9 +224,9 @@ def test_equal_texts_are_ordered_by_id(bench: Bench, retrieve: Any, rerank: Any,
         bench.add(dict.fromkeys(names[start : start + 30], "花呗怎么还款"))
     bench.add(dict.fromkeys(names[60:], "花呗怎么还款"))
     bench.add({"other": "怎么还款"})
-    wanted = replace(ALL, retrieve=retrieve, rerank=rerank, scope=scope, explain=False)
+    wanted = replace(ALL, retrieve=retrieve, rerank=rerank, scope=scope, top_k=70, explain=False)
     hits = bench.search(["花呗怎么还款"], wanted)[0].hits
-    assert [hit.document.id for hit in hits] == [f"{i:03}" for i in range(10)]
+    assert [hit.document.id for hit in hits] == [f"{i:03}" for i in range(70)]
     assert len({hit.score for hit in hits}) == 1
 
 
@@ -376,5 +376,5 @@ def test_timings_add_up() -> None:
     took = timings.total()
     assert list(took) == ["queue", "encode", "rerank", "total"]
     assert min(took.values()) >= 0.0
-    assert took["queue"] == took["encode"]
-    assert took["total"] >= took["encode"] + took["rerank"] - 0.01
+    assert took["encode"] == 0.0  # all of it was waiting
+    assert took["total"] >= took["queue"] + took["encode"] + took["rerank"] - 0.01

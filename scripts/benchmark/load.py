@@ -10,7 +10,7 @@ import selectors
 import socket
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import cycle
 from typing import Any
 
@@ -21,29 +21,36 @@ ANSWER_TIMEOUT_S = 120.0
 """Seconds without any answer after which a measurement is given up."""
 
 
-@dataclass
+@dataclass(frozen=True)
 class Load:
     """What a number of closed-loop clients saw."""
 
-    latencies_ms: list[float] = field(default_factory=list)
-    elapsed_s: float = 0.0
+    latencies_ms: list[float]
+    elapsed_s: float
     client_s: float = 0.0  # processor time of the clients themselves
 
-    def add(self, other: "Load") -> None:
-        """Add another round of the same measurement."""
-        self.latencies_ms += other.latencies_ms
-        self.elapsed_s += other.elapsed_s
-        self.client_s += other.client_s
+    @classmethod
+    def together(cls, loads: "Sequence[Load]") -> "Load":
+        """Join rounds of the same measurement."""
+        return cls(
+            [latency for load in loads for latency in load.latencies_ms],
+            sum(load.elapsed_s for load in loads),
+            sum(load.client_s for load in loads),
+        )
+
+    @property
+    def per_second(self) -> float:
+        """Queries a second."""
+        return len(self.latencies_ms) / self.elapsed_s
 
     def summary(self) -> dict[str, float]:
         """Return queries a second, p50 and p99 in milliseconds, and how many there were."""
         p50, p99 = np.percentile(self.latencies_ms, (50, 99))
-        count = len(self.latencies_ms)
         return {
-            "per_second": round(count / self.elapsed_s, 2),
+            "per_second": round(self.per_second, 2),
             "p50_ms": round(float(p50), 2),
             "p99_ms": round(float(p99), 2),
-            "count": count,
+            "count": len(self.latencies_ms),
             "client_share": round(self.client_s / self.elapsed_s, 3),
         }
 
@@ -91,7 +98,7 @@ class _Client:
 def run_clients(port: int, requests: Sequence[bytes], clients: int, seconds: float) -> Load:
     """Let `clients` ask the requests in turn, over and over, for some seconds; what is asked by then is waited for."""
     waiting: Iterator[bytes] = cycle(requests)
-    load = Load()
+    latencies_ms: list[float] = []
     with selectors.DefaultSelector() as selector:
         connected = [_Client(port) for _ in range(clients)]
         for client in connected:
@@ -108,13 +115,12 @@ def run_clients(port: int, requests: Sequence[bytes], clients: int, seconds: flo
                 latency_ms = key.data.receive()
                 if latency_ms is None:
                     continue
-                load.latencies_ms.append(latency_ms)
+                latencies_ms.append(latency_ms)
                 if time.perf_counter() - began_at < seconds:
                     key.data.ask(next(waiting))
                 else:
                     open_requests -= 1
-        load.elapsed_s = time.perf_counter() - began_at
-        load.client_s = time.process_time() - began_cpu
+        load = Load(latencies_ms, time.perf_counter() - began_at, time.process_time() - began_cpu)
         for client in connected:
             client.socket.close()
     return load

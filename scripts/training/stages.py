@@ -191,7 +191,7 @@ def train(
             found = losses(network, recipe, source, source.sampler.batch(number))
             optimizer.zero_grad(set_to_none=True)
             found["loss"].backward()  # type: ignore[no-untyped-call]
-            torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
+            torch.nn.utils.clip_grad_norm_([one for group in optimizer.param_groups for one in group["params"]], 1.0)
             optimizer.step()
             progress.step += 1
             seconds = time.perf_counter() - began

@@ -53,6 +53,11 @@ def _other_words(counts: Counter[str]) -> Counter[str]:
     return words
 
 
+def _most_common(counts: Counter[str], number: int) -> list[tuple[str, int]]:
+    """Give the `number` most frequent, equal ones in the order of their code points."""
+    return sorted(counts.items(), key=lambda item: (-item[1], item[0]))[:number]
+
+
 def build_tokenizer(lines: Iterable[str], characters: int = 6400, pieces: int = 1395, longest: int = 512) -> Tokenizer:
     """Make the tokenizer of the texts `lines`.
 
@@ -67,11 +72,17 @@ def build_tokenizer(lines: Iterable[str], characters: int = 6400, pieces: int = 
     words = _other_words(rest)
     piecewise = Tokenizer(WordPiece(unk_token="[UNK]"))
     piecewise.pre_tokenizer = BertPreTokenizer()
-    trainer = WordPieceTrainer(vocab_size=pieces, show_progress=False, special_tokens=[], limit_alphabet=pieces // 3)
-    common = sorted(words.items(), key=lambda item: (-item[1], item[0]))[:50_000]
+    trainer = WordPieceTrainer(vocab_size=pieces, show_progress=False, special_tokens=[])
+    # The alphabet is cut here: the trainer's own limit breaks ties at random, and the vocabulary must not depend on chance.
+    letters: Counter[str] = Counter()
+    for word, count in words.items():
+        for letter in word:
+            letters[letter] += count
+    alphabet = {letter for letter, _ in _most_common(letters, pieces // 3)}
+    common = [(word, count) for word, count in _most_common(words, 50_000) if alphabet.issuperset(word)]
     piecewise.train_from_iterator((word for word, count in common for _ in range(min(count, 300))), trainer)
     learnt = [piece for piece, _ in sorted(piecewise.get_vocab().items(), key=lambda item: item[1])][:pieces]
-    frequent = [character for character, _ in sorted(cjk.items(), key=lambda item: (-item[1], item[0]))[:characters]]
+    frequent = [character for character, _ in _most_common(cjk, characters)]
     vocabulary = {token: row for row, token in enumerate(dict.fromkeys([*SPECIALS, *learnt, *frequent]))}
     tokenizer = Tokenizer(WordPiece(vocabulary, unk_token="[UNK]", max_input_chars_per_word=100))
     tokenizer.normalizer = BertNormalizer(lowercase=True)

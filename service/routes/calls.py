@@ -6,7 +6,7 @@ waiting, and what has not begun is not begun.
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import Executor, Future
 from typing import Annotated, Any, TypeVar
 
@@ -73,8 +73,8 @@ async def limited_stream(request: Request, limit: str, max_bytes: int) -> Any:
         yield chunk
 
 
-def ready_runtime(request: Request) -> Runtime:
-    """Return the loaded runtime.
+async def ready_runtime(request: Request) -> Runtime:
+    """Return the loaded runtime (async, so that FastAPI needs no thread for it).
 
     Raises:
         NotReady: it is being loaded, or failed to.
@@ -105,24 +105,34 @@ async def until_encoded(request: Request, submission: Submission, deadline: floa
     return await wait_for(request, submission.futures, deadline)
 
 
-async def wait_for(request: Request, futures: Iterable[Future[Any]], deadline: float | None) -> bool:
+async def wait_for(request: Request, futures: Sequence[Future[Any]], deadline: float | None) -> bool:
     """Wait until all futures are done, or give them up: at the deadline (False) or when the caller leaves (CallerLeft)."""
-    waiting = [asyncio.wrap_future(future) for future in futures]
-    done = asyncio.gather(*waiting, return_exceptions=True)
-    left = asyncio.ensure_future(_left(request))
+    loop = asyncio.get_running_loop()
+    all_done = loop.create_future()
+    missing = len(futures)
+
+    def count() -> None:
+        nonlocal missing
+        missing -= 1
+        if not missing and not all_done.done():
+            all_done.set_result(None)
+
+    for future in futures:
+        future.add_done_callback(lambda _: loop.call_soon_threadsafe(count))
+    if not futures:
+        return True
+    left = loop.create_task(_left(request))
     try:
         timeout_s = None if deadline is None else max(0.0, deadline - time.monotonic())
-        both: set[asyncio.Future[Any]] = {done, left}
+        both: set[asyncio.Future[Any]] = {all_done, left}
         finished, _ = await asyncio.wait(both, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
-        if done in finished:
-            return True
-        if left in finished:
+        if left in finished and all_done not in finished:
             raise CallerLeft("the caller has left")
-        return False
+        return all_done in finished
     finally:
         left.cancel()
-        if not done.done():
-            done.cancel()
+        for future in futures:
+            future.cancel()  # of one that is done or has begun, this does nothing
 
 
 async def _left(request: Request) -> None:

@@ -89,7 +89,7 @@ async def post_documents(request: Request, runtime: Ready, name: str, body: Docu
     batch = await in_pool(request, runtime.write_pool, runtime.indexer.begin, entries, True)
     try:
         if batch.unreadable:
-            raise InvalidRequest(f"the text of {batch.unreadable[0]!r} has no token that the model can read")
+            raise InvalidRequest(f"documents[{min(batch.unreadable)}]: the text has no token that the model can read")
         collection, _ = await in_pool(request, runtime.write_pool, runtime.create_collection, name)
         collection.check_model(runtime.encoder.fingerprint)
     except ServiceError:

@@ -17,6 +17,9 @@ from service.search import Alignment, Answer, EncodedText, Hit, PairSimilarity, 
 
 router = APIRouter(prefix="/v1", tags=["search"], route_class=JsonRoute)
 
+INLINE_CHARS = 2_000
+"""Up to here a thread's hand-over takes longer than tokenizing."""
+
 
 @router.post("/collections/{name}/search", response_model=SearchResults)
 async def post_search(request: Request, runtime: Ready, name: str, body: SearchBody) -> Response:
@@ -79,7 +82,10 @@ async def _encoded(
     for i, text in enumerate(texts):
         if fault := wrong_text(text, runtime.limits):
             raise InvalidRequest(f"{what}[{i}]: {fault}" if len(texts) > 1 else f"{what}: {fault}")
-    tokenized = await in_pool(request, runtime.search_pool, runtime.encoder.tokenize, texts)
+    if sum(map(len, texts)) <= INLINE_CHARS:
+        tokenized = runtime.encoder.tokenize(texts)
+    else:
+        tokenized = await in_pool(request, runtime.search_pool, runtime.encoder.tokenize, texts)
     for i, each in enumerate(tokenized):
         if not each.inner:
             raise InvalidRequest(f"{what}[{i}] has no token that the model can read")

@@ -1,0 +1,217 @@
+"""The training program on a tiny corpus: vocabulary, first vectors, batches, network, resume, export."""
+
+import csv
+import json
+from argparse import Namespace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sentence_transformers import SentenceTransformer
+from tokenizers import Tokenizer
+from transformers import AutoTokenizer
+
+from models.encoder import Encoder
+from scripts.train_simbert import parser, run
+from scripts.training.first_vectors import count_neighbours, inverse_document_frequency, ppmi, reduced
+from scripts.training.network import SimBert, bert_config
+from scripts.training.pairs import Sampler, read_pairs, split, tokenize
+from scripts.training.passages import cloze
+from scripts.training.vocabulary import SPECIALS, build_tokenizer, is_cjk, text_files
+
+QUESTIONS = ["怎么还款", "如何办理还款", "银行卡丢了怎么办", "卡丢失如何处理", "密码忘记了", "忘了密码怎么找回", "how to log in", "登录 app 的方法"]
+PARAGRAPHS = [
+    "图书馆每天早上八点开门，学生凭校园卡进入。借书期限是三十天，可以续借一次！逾期会收取费用。",
+    "退货需要在七天之内提出申请，商品必须完好。客服会在两个工作日里回复；运费由买家承担。退款原路返回。",
+    "选课系统在开学前一周开放，先选必修课程。名额满了以后可以排队，有人退课会自动补上。请留意通知。",
+]
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Write pairs.tsv and text/ of a tiny corpus."""
+    folder = tmp_path_factory.mktemp("corpus")
+    lines = []
+    for number in range(12):
+        for first in range(0, len(QUESTIONS), 2):
+            lines.append(f"{QUESTIONS[first]}{number}\t{QUESTIONS[first + 1]}{number}\t1\tfaq/train")
+            lines.append(f"{QUESTIONS[first]}{number}\t{QUESTIONS[(first + 3) % 8]}{number}\t0\tfaq/train")
+            lines.append(f"{QUESTIONS[first]}甲{number}\t{QUESTIONS[first]}乙{number}\t1\tother")
+    (folder / "pairs.tsv").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    (folder / "text").mkdir()
+    (folder / "text" / "campus.txt").write_text("\n".join(PARAGRAPHS * 6) + "\n", encoding="utf-8")
+    return folder
+
+
+def choices(corpus: Path, out: Path, *more: str) -> Namespace:
+    """Give the command line of a tiny training run."""
+    tiny = "--steps 5 6 --characters 200 --pieces 60 --hidden 24 --layers 2 --heads 2 --inner 48 --positions 32 --dim 16"
+    sizes = "--passages 20 --passages-every 3 --positives 4 --negatives 2 --longest 12 --longest-passage 30 --max-tokens 32 --held-out 0.1"
+    files = ["--pairs", str(corpus / "pairs.tsv"), "--text", str(corpus / "text"), "--out", str(out), "--device", "cpu"]
+    return parser().parse_args([*files, *tiny.split(), *sizes.split(), *more])
+
+
+@pytest.fixture(scope="module")
+def trained(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[SimBert, Path]:
+    """Train both stages without interruption."""
+    out = tmp_path_factory.mktemp("trained") / "model"
+    return run(choices(corpus, out)), out
+
+
+@pytest.mark.parametrize(("stages", "steps"), [(["static"], 3), (["static", "similar"], 2)])
+def test_a_resumed_run_equals_an_uninterrupted_one(corpus: Path, tmp_path: Path, stages: list[str], steps: int) -> None:
+    """A run that is stopped at a checkpoint and started again ends with the weights of a run that was not."""
+    whole = run(choices(corpus, tmp_path / "whole", "--stages", *stages))
+    run(choices(corpus, tmp_path / "broken", "--stages", *stages), stop_at=steps)
+    assert (tmp_path / "broken.work" / "checkpoint.pt").exists()
+    resumed = run(choices(corpus, tmp_path / "broken", "--stages", *stages))
+    for name, value in whole.state_dict().items():
+        assert torch.equal(value, resumed.state_dict()[name]), name
+
+
+def test_training_moves_every_part(trained: tuple[SimBert, Path]) -> None:
+    """After training the layers' residual branches, the token weights and the thresholds have left their start."""
+    network, _ = trained
+    assert all(float(layer.output.dense.weight.detach().abs().max()) > 0 for layer in network.bert.encoder.layer)
+    assert float((network.threshold.detach() - 0.6).abs().max()) > 0
+    assert float(network.table.abs().max()) > 0
+
+
+def test_the_folder_gives_the_same_vectors_everywhere(trained: tuple[SimBert, Path]) -> None:
+    """The exported folder gives the trained network's sentence vectors in this service and in sentence-transformers."""
+    network, out = trained
+    texts = ["怎么还款3", "how to log in", "图书馆几点开门？", "卡"]
+    tokenizer = Tokenizer.from_file(str(out / "tokenizer.json"))
+    ids = tokenize(tokenizer, texts)
+    network.eval()
+    with torch.no_grad():
+        expected = network(torch.from_numpy(ids.batch(np.arange(4), 32))).sentences.numpy()
+    encoder = Encoder(out, device="cpu")
+    ours = encoder.encode(encoder.tokenize(texts))
+    theirs = SentenceTransformer(str(out), device="cpu", local_files_only=True).encode(texts)
+    np.testing.assert_allclose(ours.sentences, expected, atol=5e-3)  # half precision on disk
+    np.testing.assert_allclose(ours.sentences, theirs, atol=1e-5)
+    np.testing.assert_allclose(ours.tokens[0], network.table.numpy()[ours.token_ids[0]], rtol=2e-3, atol=2e-4)
+
+
+def test_the_folder_is_small_and_complete(trained: tuple[SimBert, Path]) -> None:
+    """The folder holds safetensors only, a card with its defaults, and curves of every stage."""
+    _, out = trained
+    assert not [file for file in out.rglob("*") if file.suffix in (".bin", ".pt", ".pkl")]
+    card = json.loads((out / "moverank.json").read_text(encoding="utf-8"))
+    assert {"token_vectors", "static_table", "weight", "lexical_weight", "retrieve", "max_tokens"} <= set(card)
+    with open(out / "curves.csv", encoding="utf-8") as file:
+        assert {row["stage"] for row in csv.DictReader(file)} == {"static", "similar"}
+    assert (out / "curves.png").stat().st_size > 1000
+    tokenizer = AutoTokenizer.from_pretrained(out)
+    assert [tokenizer.pad_token_id, tokenizer.unk_token_id, tokenizer.cls_token_id] == [0, 1, 2]
+
+
+def test_the_whole_network_starts_as_the_bag() -> None:
+    """With residual branches at zero and positions near zero the network's vectors are almost the bag's."""
+    torch.manual_seed(0)
+    network = SimBert(bert_config(50, hidden=24, layers=3, heads=2, inner=48, positions=16), 16, 1)
+    network.start_from(np.random.default_rng(0).normal(size=(50, 24)).astype(np.float32), np.ones(50, np.float32))
+    ids = torch.tensor([[2, 7, 9, 30, 3], [2, 8, 3, 0, 0]])
+    with torch.no_grad():
+        cosine = (network(ids).sentences * network.bag(ids).sentences).sum(dim=1)
+    assert float(cosine.min()) > 0.95
+
+
+def test_special_tokens_and_padding_have_no_mass() -> None:
+    """[PAD], [CLS], [SEP] and [MASK] contribute nothing to a sentence; [UNK] stands for a word and does."""
+    network = SimBert(bert_config(50, hidden=24, layers=1, heads=2, inner=48, positions=16), 16, 1)
+    assert [weight > 0 for weight in network.weights()[:6].tolist()] == [False, True, False, False, False, True]
+    alone, padded = torch.tensor([[2, 7, 9, 3]]), torch.tensor([[2, 7, 9, 3, 0, 0]])
+    with torch.no_grad():
+        torch.testing.assert_close(network(alone).sentences, network(padded).sentences, atol=1e-6, rtol=1e-5)
+
+
+def test_the_vocabulary_has_a_token_per_character() -> None:
+    """A CJK character is one token, Latin words are lower-cased pieces, and the specials have the first ids."""
+    tokenizer = build_tokenizer([*QUESTIONS, *PARAGRAPHS], characters=300, pieces=60)
+    assert [tokenizer.token_to_id(special) for special in SPECIALS] == [0, 1, 2, 3, 4]
+    tokens = tokenizer.encode("LOG 还款").tokens
+    assert tokens[0] == "[CLS]" and tokens[-3:] == ["还", "款", "[SEP]"]
+    assert "".join(piece.removeprefix("##") for piece in tokens[1:-3]) == "log"
+    assert is_cjk("还") and not is_cjk("a") and not is_cjk("。")
+
+
+def test_neighbours_are_counted_within_a_text_only() -> None:
+    """Counts equal a loop over all couples at most `window` apart in the same text, weighing 1 / distance."""
+    texts = [[5, 6, 7, 5], [6, 6], [], [7]]
+    expected = np.zeros((8, 8))
+    for text in texts:
+        for one, left in enumerate(text):
+            for other, right in enumerate(text):
+                if 0 < abs(one - other) <= 2:
+                    expected[left, right] += 1 / abs(one - other)
+    np.testing.assert_allclose(count_neighbours(texts, 8, window=2), expected)
+
+
+def test_ppmi_is_zero_for_independent_tokens_and_positive_for_friends() -> None:
+    """Tokens that occur together more than by chance get a positive value, unseen couples 0; the SVD keeps them near."""
+    information = ppmi(np.array([[0.0, 9.0, 1.0], [9.0, 0.0, 1.0], [1.0, 1.0, 8.0]]), smoothing=1.0)
+    assert information[0, 1] > 0 and information[0, 0] == 0 and information[0, 2] == 0
+    vectors = reduced(information, 2, seed=0)
+    assert vectors.shape == (3, 2) and float(vectors.std()) == pytest.approx(1.0, abs=1e-5)
+
+
+def test_rare_tokens_weigh_more() -> None:
+    """The inverse document frequency falls with the number of texts that have the token, and is positive."""
+    weights = inverse_document_frequency([[1, 2], [1], [1, 1]], 4)
+    assert weights[1] < weights[2] < weights[3] and weights.min() > 0
+
+
+def test_development_texts_never_occur_in_training(corpus: Path) -> None:
+    """The split keeps whole groups together: no held-out group's text is in a training pair."""
+    pairs = read_pairs(corpus / "pairs.tsv")
+    training, held = split(pairs, 0.3, seed=1)
+    assert len(training.label) + len(held.label) == len(pairs.label) and len(held.label)
+    asked = held.label == 1
+    seen = set(training.left) | set(training.right)
+    assert not seen & (set(held.left[asked]) | set(held.right[asked]))
+    assert all(held.group[held.left[asked]] == held.group[held.right[asked]])
+
+
+def test_left_out_sources_are_not_read(corpus: Path) -> None:
+    """A source named by its start is dropped; so is a text file."""
+    assert read_pairs(corpus / "pairs.tsv", ["other"]).families == ["faq"]
+    assert text_files(corpus / "text") and not text_files(corpus / "text", ["campus"])
+
+
+def test_a_bad_line_is_named(tmp_path: Path) -> None:
+    """A line that is no labelled pair raises an error with file and line number."""
+    (tmp_path / "bad.tsv").write_text("一\t二\t1\tx\n一\t二\n", encoding="utf-8")
+    with pytest.raises(ValueError, match=r"bad\.tsv:2"):
+        read_pairs(tmp_path / "bad.tsv")
+
+
+@settings(deadline=None, max_examples=10)
+@given(st.integers(0, 40), st.integers(1, 5), st.integers(0, 3))
+def test_batches_are_a_function_of_the_step(corpus: Path, step: int, positives: int, negatives: int) -> None:
+    """Two samplers give the same batch at the same step, whatever they gave before; an epoch holds every positive once at most."""
+    pairs = read_pairs(corpus / "pairs.tsv")
+    lengths = np.array([len(text) for text in pairs.texts])
+    one, other = (Sampler(pairs, lengths, positives, negatives, 1000, seed=3) for _ in range(2))
+    for before in range(step):
+        one.batch(before)
+    np.testing.assert_array_equal(one.batch(step).rows, other.batch(step).rows)
+    assert (pairs.label[one.batch(step).rows[:positives]] == 1).all()
+    epoch = np.concatenate([other.batch(place).rows[:positives] for place in range(other.batches)])
+    assert len(np.unique(epoch)) == len(epoch)
+
+
+@settings(deadline=None, max_examples=25)
+@given(st.integers(0, 2**32 - 1))
+def test_a_drawn_sentence_belongs_to_its_paragraph(seed: int) -> None:
+    """The sentence comes from the paragraph, and what remains is the paragraph with or without it."""
+    for paragraph in PARAGRAPHS:
+        drawn = cloze(paragraph, np.random.default_rng(seed))
+        assert drawn is not None
+        sentence, rest = drawn
+        assert sentence in paragraph and rest in (paragraph, paragraph.replace(sentence, ""))
+    assert cloze("只有一句话。", np.random.default_rng(seed)) is None
