@@ -69,11 +69,13 @@ RUN pip uninstall --yes --quiet --root-user-action ignore setuptools wheel pip \
     && groupadd --gid 10001 moverank \
     && useradd --no-log-init --uid 10001 --gid moverank --no-create-home --home-dir /data --shell /usr/sbin/nologin moverank \
     && install --directory --owner moverank --group moverank /data
+# Nothing leaves the machine: no model hub is asked, and ONNX Runtime reports to nobody.
 # 0.0.0.0 is the inside of the container; who can reach it is decided where the port is published.
 ENV PATH=/opt/venv/bin:$PATH \
     PYTHONUNBUFFERED=1 \
     PYTHONDONTWRITEBYTECODE=1 \
     HF_HUB_OFFLINE=1 \
+    ORT_DISABLE_TELEMETRY=1 \
     MOVERANK_HOST=0.0.0.0 \
     MOVERANK_PORT=8000 \
     MOVERANK_DATA_DIR=/data

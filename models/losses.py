@@ -45,7 +45,10 @@ def flatnce(similarity: Tensor, masked: Tensor, scale: float = 20.0) -> Tensor:
 
 
 def additive_margin(similarity: Tensor, masked: Tensor, scale: float = 20.0, margin: float = 0.1) -> Tensor:
-    """softmax_in_batch with the right similarity lowered: s_ii − m in place of s_ii (AM-Softmax, arXiv:1801.05599; kexue.fm/archives/5743)."""
+    """softmax_in_batch with the right similarity lowered: s_ii − m in place of s_ii.
+
+    AM-Softmax, arXiv:1801.05599; for sentence vectors: kexue.fm/archives/5743.
+    """
     diagonal = torch.eye(*similarity.shape, dtype=similarity.dtype, device=similarity.device)
     return softmax_in_batch(similarity - margin * diagonal, masked, scale)
 
@@ -63,8 +66,9 @@ def in_batch(kind: InBatch, similarity: Tensor, masked: Tensor, scale: float = 2
 
 
 def cosent(similarity: Tensor, label: Tensor, scale: float = 20.0) -> Tensor:
-    """CoSENT: log(1 + Σ_{label_i > label_j} exp(λ (s_j − s_i))): pairs must be ordered as their labels are (kexue.fm/archives/8847).
+    """CoSENT: log(1 + Σ_{label_i > label_j} exp(λ (s_j − s_i))): pairs must be ordered as their labels are.
 
+    Source: kexue.fm/archives/8847.
     `similarity` (n,) of n pairs, `label` (n,) any ordered scores; returns a scalar, 0 where all labels are equal.
     """
     excess = (similarity.unsqueeze(0) - similarity.unsqueeze(1)) * scale  # (n, n), [i, j] = λ (s_j − s_i)
@@ -78,7 +82,7 @@ def family_thresholds(
 ) -> Tensor:
     """Binary cross-entropy of σ(slope · (s_i − threshold[family_i])) against label_i, mean over pairs.
 
-    Sources draw the line between "same" and "not the same" in different places: each has a threshold of its own that is trained along.
+    Sources draw the line between "same" and "not the same" in different places: each has its own threshold, trained along.
     `similarity`, `label`, `family` (n,), `threshold` (families,); returns a scalar, 0 for no pair.
     """
     if not len(similarity):
@@ -111,5 +115,5 @@ def relaxed_mover(queries: Tensor, texts: Tensor, has_query: Tensor, has_text: T
 
 def _masses(vectors: Tensor, exists: Tensor) -> Tensor:
     """Norms of the existing vectors (n, t, dim) divided by their sum, (n, t); 0 where there is none."""
-    norms = vectors.norm(dim=-1) * exists
+    norms: Tensor = torch.linalg.vector_norm(vectors, dim=-1) * exists
     return norms / norms.sum(dim=1, keepdim=True).clamp_min(1e-9)

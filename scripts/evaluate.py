@@ -1,4 +1,6 @@
-"""Measure a model folder on pairs and on retrieval: `python -m scripts.evaluate sts FILE… | questions FILE | retrieval …`.
+"""Measure a model folder on pairs and on retrieval.
+
+`python -m scripts.evaluate sts FILE… | questions FILE | retrieval … | weights …`
 
 `--model` takes a folder, or the name of a floor that needs no weights: tfidf-char1 and tfidf-char2 (sts), bm25-char1 and
 bm25-char2 (questions, retrieval). Files are tab-separated, `.xz` is read directly. One JSON line with --json, else a table.
@@ -16,6 +18,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from models.encoder import Encoder
+from models.fusion import first_stage
 from models.token_codec import token_codec
 from models.transport import Measure, distance, similarity
 from scripts.evaluation.floors import Bm25, TfIdf
@@ -24,6 +27,7 @@ from scripts.evaluation.searching import FileSearch, Rerank, Retrieve, Setting, 
 from scripts.training.vocabulary import read_lines
 
 FLOORS = {"tfidf-char1": 1, "tfidf-char2": 2, "bm25-char1": 1, "bm25-char2": 2}
+GRID = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 BUNDLED = Path(__file__).parent.parent / "models" / "weights" / "simbert-mini-zh"
 
 
@@ -49,15 +53,17 @@ def read_task(corpus: Path, queries: Path, qrels: Path, limit: int | None) -> Ta
     relevance: dict[str, dict[str, float]] = {}
     for query, text, grade in rows_of(qrels, 3):
         relevance.setdefault(query, {})[text] = float(grade)
-    asked = {name: text for name, text in rows_of(queries, 2) if any(grade > 0 for grade in relevance.get(name, {}).values())}
+    asked = {
+        name: text for name, text in rows_of(queries, 2) if any(grade > 0 for grade in relevance.get(name, {}).values())
+    }
     if limit is not None and limit < len(asked):
         names = list(asked)
         asked = {names[place]: asked[names[place]] for place in np.linspace(0, len(names) - 1, limit).astype(int)}
-    return Task(dict(rows_of(corpus, 2)), asked, relevance)  # type: ignore[arg-type]
+    return Task(dict(rows_of(corpus, 2)), asked, relevance)
 
 
 def question_task(file: Path, limit: int | None) -> Task:
-    """Make a question search of labelled pairs: text_a of every pair labelled 1 asks for its text_b among all text_b of the file."""
+    """Make a question search of labelled pairs: text_a of every pair labelled 1 asks for its text_b among all of them."""
     corpus: dict[str, str] = {}
     relevance: dict[str, dict[str, float]] = {}
     queries: dict[str, str] = {}
@@ -70,8 +76,10 @@ def question_task(file: Path, limit: int | None) -> Task:
     return Task({name: text for text, name in corpus.items()}, asked, relevance)
 
 
-def pair_scores(model: str, device: str, pairs: Sequence[tuple[str, str]], measures: Sequence[str], weight: float | None) -> dict[str, list[float]]:
-    """Score pairs by every measure; `weight` is that of "fused", by default the model card's. Raises ValueError for an unknown measure."""
+def pair_scores(
+    model: str, device: str, pairs: Sequence[tuple[str, str]], measures: Sequence[str], weight: float | None
+) -> dict[str, list[float]]:
+    """Score pairs by every measure; `weight` is that of "fused", by default the model card's. ValueError: unknown measure."""
     if model in FLOORS:
         floor = TfIdf(dict.fromkeys(text for pair in pairs for text in pair), FLOORS[model])
         return {model: [floor.similarity(*pair) for pair in tqdm(pairs, desc=model, unit="pairs", mininterval=2)]}
@@ -90,7 +98,13 @@ def pair_scores(model: str, device: str, pairs: Sequence[tuple[str, str]], measu
             tokens = codec.unpack(encoded.packed)
             distances = [
                 distance(tokens.tokens(a), tokens.tokens(b), measure)
-                for a, b in tqdm(zip(left.tolist(), right.tolist(), strict=True), desc=measure, total=len(left), unit="pairs", mininterval=2)
+                for a, b in tqdm(
+                    zip(left.tolist(), right.tolist(), strict=True),
+                    desc=measure,
+                    total=len(left),
+                    unit="pairs",
+                    mininterval=2,
+                )
             ]
             solved[measure] = np.array([float(similarity(one, measure)) for one in distances])
         return solved[measure]
@@ -115,7 +129,9 @@ def evaluate_sts(choices: argparse.Namespace) -> dict[str, Any]:
     for file in choices.files:
         rows = list(rows_of(file, 3))
         labels = [float(label) for _, _, label in rows]
-        scores = pair_scores(choices.model, choices.device, [(a, b) for a, b, _ in rows], choices.measure, choices.weight)
+        scores = pair_scores(
+            choices.model, choices.device, [(a, b) for a, b, _ in rows], choices.measure, choices.weight
+        )
         found = {name: round(100 * spearman(values, labels), 2) for name, values in scores.items()}
         report[str(file)] = found if len(found) > 1 else next(iter(found.values()))
     return {"model": choices.model, "measure": choices.measure, "spearman": report}
@@ -153,8 +169,31 @@ def evaluate_task(choices: argparse.Namespace, task: Task) -> dict[str, Any]:
     encoder = Encoder(Path(choices.model), device=choices.device)
     search = FileSearch(encoder, texts, list(task.queries.values()))
     report["truncated"] = search.corpus.truncated
-    runs = [setting._asdict() | measured(search.rankings(setting, within)) for setting in settings(choices, encoder.card)]
+    runs = [
+        setting._asdict() | measured(search.rankings(setting, within)) for setting in settings(choices, encoder.card)
+    ]
     return report | (runs[0] if len(runs) == 1 else {"runs": runs})
+
+
+def evaluate_weights(choices: argparse.Namespace, task: Task) -> dict[str, Any]:
+    """Try weights of transport and of BM25 on one task: MRR@10 ×100 for every couple, from problems that are solved once."""
+    names = list(task.corpus)
+    encoder = Encoder(Path(choices.model), device=choices.device)
+    search = FileSearch(encoder, list(task.corpus.values()), list(task.queries.values()))
+    setting = settings(choices, encoder.card)[0]
+    parts = search.parts(setting)
+    judged = [task.relevance[query] for query in task.queries]
+    table: dict[str, dict[str, float]] = {}
+    for lexical_weight in GRID:
+        row = table.setdefault(f"lexical_weight {lexical_weight}", {})
+        for weight in GRID:
+            found = []
+            for one, relevance in zip(parts, judged, strict=True):
+                known = first_stage(one.cosine, one.lexical, lexical_weight)
+                order = np.argsort(-((1 - weight) * known + weight * one.transport), kind="stable")
+                found.append(judge([names[place] for place in one.rows[order][:100]], relevance))
+            row[f"weight {weight}"] = mean(found)["mrr@10"]
+    return {"model": choices.model, "retrieve": setting.retrieve, "queries": len(judged), "mrr@10": table}
 
 
 def parser() -> argparse.ArgumentParser:
@@ -162,26 +201,48 @@ def parser() -> argparse.ArgumentParser:
     command = argparse.ArgumentParser(prog="python -m scripts.evaluate", description=(__doc__ or "").split("\n\n")[0])
     parts = command.add_subparsers(dest="part", required=True)
     shared = argparse.ArgumentParser(add_help=False)
-    shared.add_argument("--model", default=str(BUNDLED), help=f"model folder, or a floor: {', '.join(FLOORS)} (default: the bundled model)")
+    shared.add_argument(
+        "--model",
+        default=str(BUNDLED),
+        help=f"model folder, or a floor: {', '.join(FLOORS)} (default: the bundled model)",
+    )
     shared.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
     shared.add_argument("--threads", type=int, help="CPU threads of torch")
-    shared.add_argument("--weight", type=float, help="share of transport in the fused score (default: the model's card)")
+    shared.add_argument(
+        "--weight", type=float, help="share of transport in the fused score (default: the model's card)"
+    )
     shared.add_argument("--json", action="store_true", help="print one JSON line")
-    sts = parts.add_parser("sts", parents=[shared], help="Spearman ×100 of scores against labels: text_a, text_b, label")
+    sts = parts.add_parser(
+        "sts", parents=[shared], help="Spearman ×100 of scores against labels: text_a, text_b, label"
+    )
     sts.add_argument("files", nargs="+", type=Path, metavar="FILE")
     sts.add_argument("--measure", nargs="+", choices=("cosine", "wrd", "wmd", "fused"), default=["cosine"])
     searched = argparse.ArgumentParser(add_help=False)
     searched.add_argument("--rerank", nargs="+", choices=get_args(Rerank), default=["none"])
-    searched.add_argument("--retrieve", nargs="+", choices=get_args(Retrieve), help="who proposes candidates (default: the model's card)")
+    searched.add_argument(
+        "--retrieve", nargs="+", choices=get_args(Retrieve), help="who proposes candidates (default: the model's card)"
+    )
     searched.add_argument("--candidates", type=int, default=100)
-    searched.add_argument("--lexical-weight", type=float, help="share of BM25 in the first stage (default: the model's card)")
+    searched.add_argument(
+        "--lexical-weight", type=float, help="share of BM25 in the first stage (default: the model's card)"
+    )
     searched.add_argument("--limit", type=int, help="ask only so many queries")
-    searched.add_argument("--within", action="store_true", help="rank only the texts that the judgements of a query name")
+    searched.add_argument(
+        "--within", action="store_true", help="rank only the texts that the judgements of a query name"
+    )
     questions = parts.add_parser("questions", parents=[shared, searched], help="question search made of labelled pairs")
     questions.add_argument("file", type=Path, metavar="FILE")
     retrieval = parts.add_parser("retrieval", parents=[shared, searched], help="search of a corpus with judged queries")
-    for name, what in (("corpus", "id TAB text"), ("queries", "id TAB text"), ("qrels", "query id TAB text id TAB relevance")):
-        retrieval.add_argument(f"--{name}", type=Path, required=True, help=what)
+    weights = parts.add_parser(
+        "weights", parents=[shared, searched], help="choose the fusion's weights on development data"
+    )
+    for name, what in (
+        ("corpus", "id TAB text"),
+        ("queries", "id TAB text"),
+        ("qrels", "query id TAB text id TAB relevance"),
+    ):
+        for one in (retrieval, weights):
+            one.add_argument(f"--{name}", type=Path, required=True, help=what)
     return command
 
 
@@ -208,7 +269,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     elif choices.part == "questions":
         report = evaluate_task(choices, question_task(choices.file, choices.limit))
     else:
-        report = evaluate_task(choices, read_task(choices.corpus, choices.queries, choices.qrels, choices.limit))
+        task = read_task(choices.corpus, choices.queries, choices.qrels, choices.limit)
+        report = evaluate_weights(choices, task) if choices.part == "weights" else evaluate_task(choices, task)
     print(json.dumps(report, ensure_ascii=False) if choices.json else show(report))
 
 

@@ -78,7 +78,7 @@ class LocalCollection:
     def finish(self, begun: Batch) -> Answer:
         """Write documents and vectors in one transaction."""
         indexed = self._runtime.indexer.finish(self._collection, begun)
-        refused = dict.fromkeys(indexed.unreadable, "the text has no token that the model can read")
+        refused = {each.id: each.reason for each in indexed.refused}
         return Answer(len(indexed.ids), len(indexed.truncated), refused)
 
     def close(self) -> None:

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from models.losses import InBatch
-from scripts.training.development import measure, question_search
+from scripts.training.development import measure, question_search, write_passage_search, write_question_search
 from scripts.training.export import export, write_curves
 from scripts.training.first_vectors import count_neighbours, inverse_document_frequency, ppmi, reduced
 from scripts.training.network import SimBert, bert_config
@@ -36,7 +36,9 @@ STAGES = ("static", "similar")
 
 def parser() -> argparse.ArgumentParser:
     """Describe the command line."""
-    command = argparse.ArgumentParser(prog="python -m scripts.train_simbert", description=(__doc__ or "").split("\n\n")[0])
+    command = argparse.ArgumentParser(
+        prog="python -m scripts.train_simbert", description=(__doc__ or "").split("\n\n")[0]
+    )
     add = command.add_argument
     add("--pairs", type=Path, required=True, help="text_a TAB text_b TAB 0 or 1 TAB source, .xz or plain")
     add("--text", type=Path, required=True, help="folder of .txt or .txt.xz files, one paragraph a line")
@@ -48,7 +50,13 @@ def parser() -> argparse.ArgumentParser:
     add("--seed", type=int, default=1)
     add("--device", default="auto", choices=("auto", "cpu", "cuda"))
     add("--threads", type=int, default=1, help="CPU threads")
-    add("--leave-out-pairs", nargs="*", default=["toyhom_title_ask"], metavar="SOURCE", help="sources that are not trained on")
+    add(
+        "--leave-out-pairs",
+        nargs="*",
+        default=["toyhom_title_ask"],
+        metavar="SOURCE",
+        help="sources that are not trained on",
+    )
     add(
         "--leave-out-text",
         nargs="*",
@@ -65,7 +73,12 @@ def parser() -> argparse.ArgumentParser:
     add("--positions", type=int, default=512, help="longest text the network can read, in tokens")
     add("--dim", type=int, default=256, help="dimensions of sentence and token vectors")
     add("--count-lines", type=int, default=60_000, help="lines of each text file that the first vectors are counted on")
-    add("--passages", type=int, default=6_000, help="paragraphs of each text file that give (sentence, paragraph) pairs; 0: none")
+    add(
+        "--passages",
+        type=int,
+        default=6_000,
+        help="paragraphs of each text file that give (sentence, paragraph) pairs; 0: none",
+    )
     add("--passages-every", type=int, default=5, help="every n-th step is on passages")
     add("--positives", type=int, default=48, help="positive pairs in a batch")
     add("--negatives", type=int, default=24, help="labelled negative pairs in a batch")
@@ -73,17 +86,33 @@ def parser() -> argparse.ArgumentParser:
     add("--longest", type=int, default=40, help="tokens of a question that are read in training")
     add("--longest-passage", type=int, default=128)
     add("--rates", type=float, nargs="+", default=[2e-3, 5e-4], help="learning rate of each stage")
-    add("--word-rate", type=float, default=0.3, help="factor of the rate of token vectors, weights and projection in stage similar")
+    add(
+        "--word-rate",
+        type=float,
+        default=0.3,
+        help="factor of the rate of token vectors, weights and projection in stage similar",
+    )
     add("--loss", choices=get_args(InBatch), default="softmax", help="in-batch loss; formulas in models/losses.py")
     add("--scale", type=float, default=20.0, help="factor of similarities in the in-batch loss")
     add("--pair-weight", type=float, default=2.0, help="weight of the labelled pairs' loss")
-    add("--mover-weight", type=float, nargs="+", default=[1.0, 1.0], help="weight of the relaxed mover loss, one number per stage")
+    add(
+        "--mover-weight",
+        type=float,
+        nargs="+",
+        default=[1.0, 1.0],
+        help="weight of the relaxed mover loss, one number per stage",
+    )
     add("--held-out", type=float, default=0.01, help="share of groups kept for development")
     add("--checkpoint-minutes", type=float, default=5.0)
     add("--max-tokens", type=int, default=512, help="serving cuts texts there (moverank.json)")
     add("--weight", type=float, default=0.7, help="of transport against cosine in the fused score (moverank.json)")
     add("--lexical-weight", type=float, default=0.3, help="of BM25 against the fused score (moverank.json)")
-    add("--retrieve", choices=("vector", "lexical", "hybrid"), default="hybrid", help="default candidates (moverank.json)")
+    add(
+        "--retrieve",
+        choices=("vector", "lexical", "hybrid"),
+        default="hybrid",
+        help="default candidates (moverank.json)",
+    )
     return command
 
 
@@ -108,7 +137,8 @@ def prepare(choices: argparse.Namespace, work: Path) -> tuple[Material, NDArray[
     """Read the data, make or reload tokenizer and first vectors (kept in `work`); returns material, vectors and idf weights."""
     files = text_files(choices.text, choices.leave_out_text)
     pairs = read_pairs(choices.pairs, choices.leave_out_pairs)
-    say(f"{len(pairs.label):,} pairs, {int((pairs.label == 1).sum()):,} positive, {len(pairs.texts):,} texts; {len(files)} text files")
+    positive = int((pairs.label == 1).sum())
+    say(f"{len(pairs.label):,} pairs, {positive:,} positive, {len(pairs.texts):,} texts; {len(files)} text files")
     if not (work / "tokenizer.json").exists():
         lines = chain(pairs.texts, chain.from_iterable(map(read_lines, files)))
         build_tokenizer(lines, choices.characters, choices.pieces, choices.positions).save(str(work / "tokenizer.part"))
@@ -120,7 +150,11 @@ def prepare(choices: argparse.Namespace, work: Path) -> tuple[Material, NDArray[
     if not first.exists():
         some = chain.from_iterable(islice(read_lines(file), choices.count_lines) for file in files)
         read = tokenize(tokenizer, list(some))
-        inner = [one.flat[one.starts[row] + 1 : one.starts[row + 1] - 1] for one in (read, ids) for row in range(len(one.lengths))]
+        inner = [
+            one.flat[one.starts[row] + 1 : one.starts[row + 1] - 1]
+            for one in (read, ids)
+            for row in range(len(one.lengths))
+        ]
         vectors = reduced(ppmi(count_neighbours(inner, tokens)), choices.hidden, choices.seed)
         weights = inverse_document_frequency(inner, tokens)
         with open(work / "first_vectors.part", "wb") as out:
@@ -139,11 +173,17 @@ def prepare(choices: argparse.Namespace, work: Path) -> tuple[Material, NDArray[
 
 def sources(choices: argparse.Namespace, material: Material) -> list[Source]:
     """Set up the labelled pairs and, if any, the passages as sources of batches."""
-    sampler = Sampler(material.training, material.ids.lengths, choices.positives, choices.negatives, choices.cap, choices.seed)
+    sampler = Sampler(
+        material.training, material.ids.lengths, choices.positives, choices.negatives, choices.cap, choices.seed
+    )
     found = [Source(material.training, material.ids, sampler, choices.longest)]
     if material.passages is not None and material.passage_ids is not None:
-        sampler = Sampler(material.passages, material.passage_ids.lengths, choices.positives, 0, choices.passages * 1000, choices.seed)
-        found.append(Source(material.passages, material.passage_ids, sampler, choices.longest_passage, choices.passages_every))
+        sampler = Sampler(
+            material.passages, material.passage_ids.lengths, choices.positives, 0, choices.passages * 1000, choices.seed
+        )
+        found.append(
+            Source(material.passages, material.passage_ids, sampler, choices.longest_passage, choices.passages_every)
+        )
     return found
 
 
@@ -152,7 +192,7 @@ def recipe(choices: argparse.Namespace, stage: str) -> Recipe:
     place = choices.stages.index(stage)
 
     def nth(numbers: Sequence[float]) -> float:
-        return numbers[min(place, len(numbers) - 1)]
+        return float(numbers[min(place, len(numbers) - 1)])
 
     layers = stage == "similar"
     return Recipe(
@@ -174,11 +214,19 @@ def run(choices: argparse.Namespace, stop_at: int | None = None) -> SimBert:
     """Train the stages and export the model folder; `stop_at` ends the last stage early at that step, as a kill would."""
     torch.set_num_threads(choices.threads)
     torch.manual_seed(choices.seed)
-    device = torch.device("cuda" if choices.device == "cuda" or (choices.device == "auto" and torch.cuda.is_available()) else "cpu")
+    device = torch.device(
+        "cuda" if choices.device == "cuda" or (choices.device == "auto" and torch.cuda.is_available()) else "cpu"
+    )
     work = choices.work or choices.out.with_name(choices.out.name + ".work")
     work.mkdir(parents=True, exist_ok=True)
     material, vectors, weights = prepare(choices, work)
     search = question_search(material.held, material.training, 2_000, 10_000, choices.seed)
+    if not (work / "development").exists():
+        write_question_search(work / "development" / "questions", material.held, search)
+        unseen = draw_paragraphs(
+            text_files(choices.text, choices.leave_out_text), 150, choices.seed, skip=choices.passages
+        )
+        write_passage_search(work / "development" / "passages", unseen, choices.seed, 1_000)
     torch.manual_seed(choices.seed)
     config = bert_config(len(weights), choices.hidden, choices.layers, choices.heads, choices.inner, choices.positions)
     network = SimBert(config, choices.dim, len(material.training.families))
@@ -199,7 +247,14 @@ def run(choices: argparse.Namespace, stop_at: int | None = None) -> SimBert:
             network.load_state_dict(state["network"])
             rows.extend(Progress(**state["progress"]).rows)
             continue
-        progress = train(network, one, sources(choices, material), checkpoint, measured, stop_at if stage == choices.stages[-1] else None)
+        progress = train(
+            network,
+            one,
+            sources(choices, material),
+            checkpoint,
+            measured,
+            stop_at if stage == choices.stages[-1] else None,
+        )
         if not one.layers:
             network.keep_table()
         rows.extend(progress.rows)

@@ -12,7 +12,7 @@ import time
 from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import Future
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 
@@ -27,6 +27,13 @@ BULK_EVERY = 4
 log = logging.getLogger(__name__)
 
 
+class Outcome(NamedTuple):
+    """What the network made of some texts."""
+
+    encoded: Encoded  # of a text that failed: a sentence vector of NaN and no tokens
+    failures: dict[int, Exception]  # by position
+
+
 class _Piece:
     """Texts of one caller that go through the network together."""
 
@@ -34,7 +41,7 @@ class _Piece:
         self.texts = texts
         self.is_limited = is_limited
         self.width = max(len(text.ids) for text in texts)
-        self.future: Future[Encoded] = Future()
+        self.future: Future[Outcome] = Future()
         self.began_at: float | None = None
 
     @property
@@ -160,14 +167,13 @@ class EncodeQueue:
                 self._encode_apart(batch[0])
             else:
                 log.exception("a text of %d tokens cannot be encoded", batch[0].tokens)
-                batch[0].future.set_exception(error)
+                batch[0].future.set_result(Outcome(_nothing(self.encoder.dim), {0: error}))
             return
         start = 0
         for piece in batch:
             end = start + len(piece.texts)
-            piece.future.set_result(
-                Encoded(encoded.sentences[start:end], encoded.tokens[start:end], encoded.token_ids[start:end])
-            )
+            part = Encoded(encoded.sentences[start:end], encoded.tokens[start:end], encoded.token_ids[start:end])
+            piece.future.set_result(Outcome(part, {}))
             start = end
 
     def _encode_apart(self, piece: _Piece) -> None:
@@ -176,10 +182,9 @@ class EncodeQueue:
         halves = [_Piece(texts, piece.is_limited) for texts in (piece.texts[:middle], piece.texts[middle:])]
         for half in halves:
             self._encode([half])
-        try:
-            piece.future.set_result(_join([half.future.result() for half in halves]))
-        except Exception as error:
-            piece.future.set_exception(error)
+        first, second = (half.future.result() for half in halves)
+        failures = first.failures | {middle + i: error for i, error in second.failures.items()}
+        piece.future.set_result(Outcome(_join([first.encoded, second.encoded]), failures))
 
 
 class Submission:
@@ -200,8 +205,8 @@ class Submission:
         )
 
     @property
-    def futures(self) -> list[Future[Encoded]]:
-        """The futures that must be done before `result` returns at once."""
+    def futures(self) -> list[Future[Outcome]]:
+        """The futures that must be done before `outcome` returns at once."""
         return [piece.future for piece in self._pieces]
 
     def cancel(self) -> None:
@@ -214,18 +219,37 @@ class Submission:
 
         Raises:
             TimeoutError: they did not come within ``timeout_s`` seconds.
+            Exception: what the network raised about the first text that it cannot encode.
+        """
+        outcome = self.outcome(timeout_s)
+        if outcome.failures:
+            raise outcome.failures[min(outcome.failures)]
+        return outcome.encoded
+
+    def outcome(self, timeout_s: float | None = None) -> Outcome:
+        """Wait for the vectors of the texts that can be encoded, and for what is wrong with the others.
+
+        Raises:
+            TimeoutError: they did not come within ``timeout_s`` seconds.
         """
         deadline = None if timeout_s is None else time.monotonic() + timeout_s
         sentences = np.empty((self._count, self._dim), dtype=np.float32)
         tokens = [np.empty((0, 0), np.float32)] * self._count
         token_ids = [np.empty(0, np.int32)] * self._count
+        failures: dict[int, Exception] = {}
         for piece, group in zip(self._pieces, self._groups, strict=True):
-            encoded = piece.future.result(None if deadline is None else max(0.0, deadline - time.monotonic()))
+            timeout_s = None if deadline is None else max(0.0, deadline - time.monotonic())
+            encoded, failed = piece.future.result(timeout_s)
+            failures |= {group[position]: error for position, error in failed.items()}
             for position, i in enumerate(group):
                 sentences[i] = encoded.sentences[position]
                 tokens[i] = encoded.tokens[position]
                 token_ids[i] = encoded.token_ids[position]
-        return Encoded(sentences, tokens, token_ids)
+        return Outcome(Encoded(sentences, tokens, token_ids), failures)
+
+
+def _nothing(dim: int) -> Encoded:
+    return Encoded(np.full((1, dim), np.nan, np.float32), [np.empty((0, 0), np.float32)], [np.empty(0, np.int32)])
 
 
 def _join(parts: list[Encoded]) -> Encoded:

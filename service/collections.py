@@ -1,17 +1,12 @@
-"""Collections: a store, and the indexes that derive from it, kept in step.
+"""A collection: a store, and the indexes that derive from it, kept in step.
 
 A collection is a folder: ``documents.db`` (the truth), ``vectors.index`` and ``lexical.index`` (snapshots, may be stale, damaged
 or missing). A change is written inside a transaction first; then, while no search begins, it is committed and applied to the
 indexes in memory. A search fixes its view of the store and takes its candidates while no change is applied, so it sees whole
 batches only, and what it reads later belongs to the same state.
-
-The library is the folder of collections. One process owns it.
 """
 
-import fcntl
 import logging
-import re
-import shutil
 import threading
 import time
 import uuid
@@ -22,13 +17,12 @@ from typing import Any
 
 import numpy as np
 
-from service.documents import Change, Document, DocumentStore, ReadView, Vectors, new_manifest
-from service.errors import Conflict, InvalidRequest, NotFound
+from service.documents import Change, Document, DocumentStore, ReadView, Vectors
+from service.errors import Conflict
 from service.lexical import LexicalIndex
 from service.locks import ReadersWriterLock
 from service.vector_index import VectorIndex
 
-NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
 SNAPSHOT_ROWS = 10_000
 SNAPSHOT_SHARE = 0.25
 """A snapshot is due when more rows than both (the share is of all documents) have changed since the last."""
@@ -191,21 +185,35 @@ class Collection:
     def _load_vectors(self) -> VectorIndex:
         kind = self.manifest["index"]
         try:
-            return VectorIndex.load(self.folder / "vectors.index", self.dim, kind, self._device)
+            index = VectorIndex.load(self.folder / "vectors.index", self.dim, kind, self._device)
+            self._check_age(index.last_row)
+            return index
         except FileNotFoundError:
             pass
         except ValueError as error:
             log.warning("collection %s: the vector index is rebuilt from the store: %s", self.name, error)
+            (self.folder / "vectors.index").unlink()  # what is wrong now may look right later
         return VectorIndex(self.dim, kind, self._device)
 
     def _load_lexical(self) -> LexicalIndex:
         try:
-            return LexicalIndex.load(self.folder / "lexical.index")
+            index = LexicalIndex.load(self.folder / "lexical.index")
+            self._check_age(index.last_row)
+            return index
         except FileNotFoundError:
             pass
         except ValueError as error:
             log.warning("collection %s: the lexical index is rebuilt from the store: %s", self.name, error)
+            (self.folder / "lexical.index").unlink()
         return LexicalIndex()
+
+    def _check_age(self, last_row: int) -> None:
+        """Raise ValueError for a snapshot that is newer than the store, whose next rows would be taken for known ones."""
+        with self.store.read() as view:
+            if last_row > view.last_row():
+                raise ValueError(
+                    f"it knows row {last_row}, the store only {view.last_row()}: was an older store put back?"
+                )
 
     def _catch_up(self) -> None:
         """Add to the indexes what the store has and they have not, and remove what it has no more."""
@@ -222,125 +230,3 @@ class Collection:
                 is_new = np.isin(added, missing[1], assume_unique=True)
                 self.lexical.add(added[is_new], [text for text, new in zip(texts, is_new, strict=True) if new])
                 self._unsaved_rows += len(added)
-
-
-class Library:
-    """All collections of a data folder."""
-
-    def __init__(self, data_dir: Path, device: str = "cpu") -> None:
-        """Open every collection of the folder.
-
-        Raises:
-            RuntimeError: another process uses the folder.
-        """
-        self.data_dir = data_dir
-        self._device = device
-        self._folder = data_dir / "collections"
-        self._folder.mkdir(parents=True, exist_ok=True)
-        self._owner = (data_dir / "owner.lock").open("w")
-        try:
-            fcntl.flock(self._owner, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            self._owner.close()
-            raise RuntimeError(f"{data_dir} is in use by another moverank process") from error
-        self._lock = threading.Lock()
-        self._collections: dict[str, Collection] = {}
-        self._finish_replacements()
-        for folder in sorted(self._folder.iterdir()):
-            if folder.name.startswith("."):
-                shutil.rmtree(folder)  # half created or half deleted when the process ended
-            elif NAME.fullmatch(folder.name):
-                self._collections[folder.name] = Collection(folder, device)
-
-    def names(self) -> list[str]:
-        """Return the names of all collections in order."""
-        return sorted(self._collections)
-
-    def get(self, name: str) -> Collection:
-        """Return a collection.
-
-        Raises:
-            NotFound: there is none of this name.
-        """
-        collection = self._collections.get(check_name(name))
-        if collection is None:
-            raise NotFound(
-                f"there is no collection {name!r}; PUT /v1/collections/{name} or its first documents create it"
-            )
-        return collection
-
-    def create(self, name: str, fingerprint: str, dim: int, codec: str, index: str = "auto") -> tuple[Collection, bool]:
-        """Return the collection of this name and whether it was created now.
-
-        Raises:
-            InvalidRequest: FAISS cannot make this index.
-        """
-        check_name(name)
-        with self._lock:
-            if name in self._collections:
-                return self._collections[name], False
-            try:
-                manifest = new_manifest(fingerprint, dim, codec, index)
-                collection = Collection.create(self._folder / name, manifest, self._device)
-            except ValueError as error:
-                raise InvalidRequest(f"index {index!r} is not possible: {error}") from error
-            self._collections[name] = collection
-            return collection, True
-
-    def delete(self, name: str) -> None:
-        """Remove a collection with everything in it; searches that run may finish."""
-        with self._lock:
-            collection = self.get(name)
-            collection.retire()
-            trash = self._folder / f".deleted-{uuid.uuid4().hex}"
-            collection.folder.rename(trash)
-            del self._collections[name]
-        shutil.rmtree(trash)
-
-    def replace(self, name: str, folder: Path) -> None:
-        """Put another folder in the place of a collection and open it.
-
-        The rename to ``.ready-NAME`` decides: after a crash the next start finishes what follows it.
-        """
-        with self._lock:
-            self._collections.pop(name).store.close()
-            folder.rename(self._folder / f".ready-{name}")
-            self._finish_replacements()
-            self._collections[name] = Collection(self._folder / name, self._device)
-
-    def _finish_replacements(self) -> None:
-        for ready in self._folder.glob(".ready-*"):
-            place = self._folder / ready.name.removeprefix(".ready-")
-            if place.exists():
-                trash = self._folder / f".deleted-{uuid.uuid4().hex}"
-                place.rename(trash)
-                shutil.rmtree(trash)
-            ready.rename(place)
-
-    def maintain(self, snapshot_interval_s: float) -> None:
-        """Do the long work of all collections and save snapshots that are due."""
-        for collection in list(self._collections.values()):
-            try:
-                collection.maintain()
-                collection.save_snapshot_if_due(snapshot_interval_s)
-            except FileNotFoundError:
-                log.info("collection %s was deleted during its maintenance", collection.name)
-
-    def close(self) -> None:
-        """Save snapshots, close every store and release the folder."""
-        with self._lock:
-            for collection in self._collections.values():
-                collection.close()
-            self._collections.clear()
-        self._owner.close()
-
-
-def check_name(name: str) -> str:
-    """Return a valid name as it is.
-
-    Raises:
-        InvalidRequest: it does not match ``[a-z0-9][a-z0-9_-]{0,63}``.
-    """
-    if not NAME.fullmatch(name):
-        raise InvalidRequest("a name has 1 to 64 characters a-z 0-9 _ -, the first a letter or digit")
-    return name

@@ -107,12 +107,17 @@ class ReadView:
     def sentences(self, rows: Sequence[int]) -> NDArray[np.float32]:
         """Return the sentence vectors (n, dim) of the rows, in their order."""
         found = dict(_select(self._connection, "SELECT row, vector FROM sentence_vectors WHERE row IN (%s)", rows))
-        return np.frombuffer(b"".join(found[row] for row in rows), dtype="<f4").reshape(len(rows), -1)
+        return np.frombuffer(b"".join(found[row] for row in rows), dtype="<f4").reshape(-1, self._dim)
 
     def rows(self) -> NDArray[np.int64]:
         """Return all rows in increasing order."""
         found = self._connection.execute("SELECT row FROM token_vectors ORDER BY row")
         return np.fromiter((row for (row,) in found), dtype=np.int64)
+
+    def last_row(self) -> int:
+        """Return the greatest row that was ever given out, 0 before the first."""
+        found = self._connection.execute("SELECT seq FROM sqlite_sequence WHERE name = 'documents'").fetchone()
+        return 0 if found is None else int(found[0])
 
     def matching(self, conditions: Sequence[Condition]) -> NDArray[np.int64]:
         """Return the rows whose metadata satisfies all conditions, in increasing order."""

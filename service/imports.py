@@ -8,13 +8,14 @@ that a crash neither loses nor repeats a line.
 import copy
 from collections.abc import Iterator
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from service.collections import Collection, Library
+from service.collections import Collection
 from service.corpus_files import DocumentReader, id_of_line, read_documents
 from service.document_rules import Entry, Limits
-from service.indexing import Batch, Indexer
+from service.indexing import Batch, Indexed, Indexer
 from service.jobs import Job, Progress
+from service.library import Library
 
 WINDOW_LINES = 1_024
 """Lines whose documents are sorted by length, encoded and committed together."""
@@ -24,7 +25,9 @@ WINDOW_CHARS = 1 << 20
 
 class _Window(NamedTuple):
     batch: Batch
-    progress: Progress  # when this window and all before it are written
+    numbers: list[int]  # line of each document
+    rejected: list[tuple[int, str]]  # lines that are no documents, and why
+    position: int  # of the last line
     fraction: float  # of the file that is read by then
 
 
@@ -44,49 +47,55 @@ def import_documents(library: Library, indexer: Indexer, limits: Limits, job: Jo
 def import_lines(collection: Collection, indexer: Indexer, reader: DocumentReader, name: str, job: Job) -> None:
     """Write the documents of a reader to a collection; ``name`` names the lines that bring no id."""
     waiting: _Window | None = None
-    for window in _windows(indexer, reader, name, copy.deepcopy(job.progress)):
+    try:
+        for window in _windows(indexer, reader, name):
+            previous, waiting = waiting, window
+            if previous is not None:
+                _finish(collection, indexer, previous, job)
+            job.check()
         if waiting is not None:
             _finish(collection, indexer, waiting, job)
-        waiting = window
-        job.check()
-    if waiting is not None:
-        _finish(collection, indexer, waiting, job)
+    finally:
+        if waiting is not None:
+            waiting.batch.submission.cancel()  # nobody waits for it where the job stops here
 
 
-def _windows(indexer: Indexer, reader: DocumentReader, name: str, progress: Progress) -> Iterator[_Window]:
-    """Begin encoding window after window; ``progress`` runs ahead of what is written."""
+def _windows(indexer: Indexer, reader: DocumentReader, name: str) -> Iterator[_Window]:
+    """Begin encoding window after window."""
     entries: list[Entry] = []
-    numbers: list[int] = []  # line of each entry
-    lines = chars = 0
+    numbers: list[int] = []
+    rejected: list[tuple[int, str]] = []
+    position = chars = 0
     for line in reader:
-        progress.position = line.number
-        lines += 1
+        position = line.number
         if line.document is None:
-            progress.reject(line.number, line.error or "unreadable")
+            rejected.append((position, line.error or "unreadable"))
         else:
             entry = line.document
-            entry["id"] = entry["id"] or id_of_line(name, line.number)
+            entry["id"] = entry["id"] or id_of_line(name, position)
             entries.append(entry)
-            numbers.append(line.number)
+            numbers.append(position)
             chars += len(entry["text"])
-        if lines >= WINDOW_LINES or chars >= WINDOW_CHARS:
-            yield _window(indexer, entries, numbers, progress, reader.fraction)
-            entries, numbers, lines, chars = [], [], 0, 0
-    yield _window(indexer, entries, numbers, progress, 1.0)
-
-
-def _window(
-    indexer: Indexer, entries: list[Entry], numbers: list[int], progress: Progress, fraction: float
-) -> _Window:
-    batch = indexer.begin(entries, is_limited=False)
-    for position in batch.unreadable:
-        progress.reject(numbers[position], "the text has no token that the model can read")
-    progress.done += len(entries) - len(batch.unreadable)
-    progress.truncated += len(batch.truncated)
-    return _Window(batch, copy.deepcopy(progress), fraction)
+        if len(entries) + len(rejected) >= WINDOW_LINES or chars >= WINDOW_CHARS:
+            yield _Window(indexer.begin(entries, is_limited=False), numbers, rejected, position, reader.fraction)
+            entries, numbers, rejected, chars = [], [], [], 0
+    if entries or rejected:
+        yield _Window(indexer.begin(entries, is_limited=False), numbers, rejected, position, 1.0)
 
 
 def _finish(collection: Collection, indexer: Indexer, window: _Window, job: Job) -> None:
-    indexer.finish(collection, window.batch, job.id, window.progress.record())
-    job.progress = window.progress
+    """Write a window; its progress becomes the job's when it is durable."""
+    progress = copy.deepcopy(job.progress)
+
+    def record(indexed: Indexed) -> dict[str, Any]:
+        refused = [(window.numbers[each.position], each.reason) for each in indexed.refused]
+        for number, reason in sorted([*window.rejected, *refused]):
+            progress.reject(number, reason)
+        progress.done += len(window.numbers) - len(refused)
+        progress.truncated += len(indexed.truncated)
+        progress.position = window.position
+        return progress.record()
+
+    indexer.finish(collection, window.batch, job.id, record)
+    job.progress = progress
     job.fraction = window.fraction

@@ -8,7 +8,8 @@ import re
 EXACT_LIMIT = 20_000  # vectors: comparing all costs about 0.7 ms at 256 dimensions on one core
 LEAST_INDEXED = 256  # vectors: below, no index is worth making
 
-_LISTS_FROM = 10_000_000  # vectors from which "auto" puts the codes into inverted lists
+_TRAINED_RANGE = 1 / 2, 4  # times the size it was trained at: outside, an index is trained anew
+_LISTS_FROM = 1_000_000  # vectors from which "auto" puts the codes into inverted lists
 _POINTS_PER_CENTROID = 39  # FAISS warns below
 _POINTS_PER_TRAINING = 1000  # of kinds without centroids
 _LONGEST, _LARGEST_NUMBER, _MOST_LINKS = 100, 1 << 16, 256
@@ -61,3 +62,9 @@ def points_needed(factory: str) -> int:
     centroids = max([lists_of(factory), *(1 << b for b in bits if b <= _MOST_BITS)], default=0)
     is_trained = re.search(r"PCA|OPQ|ITQ|SQ|RaBitQ|IVF|PQ|RQ", factory) is not None
     return max(LEAST_INDEXED, _POINTS_PER_CENTROID * centroids, _POINTS_PER_TRAINING if is_trained else 0)
+
+
+def is_fresh(factory: str, trained_on: int, vectors: int) -> bool:
+    """Say whether the training of an index still fits so many vectors."""
+    least, most = (bound * trained_on for bound in _TRAINED_RANGE)
+    return least <= vectors < most or points_needed(factory) == LEAST_INDEXED

@@ -73,6 +73,11 @@ class LexicalIndex:
         return self._view.live
 
     @property
+    def last_row(self) -> int:
+        """The greatest row ever added; -1 before the first."""
+        return self._last_row
+
+    @property
     def bytes(self) -> int:
         """Memory of the arrays."""
         return sum(array.nbytes for segment in self._view.segments for array in segment[:6])

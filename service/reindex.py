@@ -3,6 +3,7 @@
 Killed in the middle, the old collection is untouched.
 """
 
+import logging
 import uuid
 from pathlib import Path
 
@@ -10,14 +11,17 @@ from tqdm import tqdm
 
 from models.token_codec import token_codec
 from service.batching import EncodeQueue
-from service.collections import Collection, Library
+from service.collections import Collection
 from service.document_rules import Entry
 from service.documents import new_manifest
 from service.indexing import Indexer
+from service.library import Library
 from service.runtime import load_encoder
 from service.settings import Settings
 
 PAGE = 1_024
+
+log = logging.getLogger(__name__)
 
 
 def reindex(settings: Settings, name: str) -> None:
@@ -53,7 +57,9 @@ def _copy(old: Collection, new: Collection, indexer: Indexer) -> None:
         after = ""
         while page := view.page(after, PAGE):
             entries = [Entry(id=document.id, text=document.text, metadata=document.metadata) for document in page]
-            indexer.finish(new, indexer.begin(entries, is_limited=False))
+            indexed = indexer.finish(new, indexer.begin(entries, is_limited=False))
+            for refused in indexed.refused:
+                log.warning("document %r is left out: %s", refused.id, refused.reason)
             new.maintain()
             bar.update(len(page))
             after = page[-1].id

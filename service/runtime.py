@@ -17,12 +17,13 @@ from models.encoder_folder import read_encoder_folder
 from models.token_codec import token_codec
 from service import vector_index
 from service.batching import EncodeQueue
-from service.collections import Collection, Library
+from service.collections import Collection
 from service.corpus_files import read_documents
 from service.document_rules import Limits
 from service.imports import import_documents
 from service.indexing import Indexer
 from service.jobs import JobRunner
+from service.library import Library
 from service.search import SearchDefaults, Searcher
 from service.settings import Settings
 

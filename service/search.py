@@ -13,26 +13,19 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from models.encoder import Encoded, Tokenized
+from models.encoder import Tokenized
 from models.fusion import first_stage, reciprocal_ranks
 from models.rerank import Certificate, rerank
 from models.token_codec import TokenCodec
-from models.transport import Measure, distance, plan
+from service.alignment import Alignment, EncodedText, align, token_spans
 from service.collections import Collection
 from service.documents import Document, ReadView
 from service.errors import InvalidRequest
 from service.filters import Condition
 
-SMALLEST_MASS = 1e-12
-"""Mass below which a pair of tokens counts as not matched: rounding of the solver."""
-
 Retrieve = Literal["vector", "lexical", "hybrid"]
 Rerank = Literal["wrd", "wmd", "none"]
 Scope = Literal["pool", "corpus"]
-
-
-Span = tuple[str, int, int]
-"""A token as it stands in the original text, with its start and end in characters."""
 
 
 @dataclass(frozen=True)
@@ -48,14 +41,6 @@ class SearchOptions:
     scope: Scope
     conditions: tuple[Condition, ...]
     explain: bool
-
-
-class Alignment(NamedTuple):
-    """A transport plan in words: what moved where, how much, and at what cost."""
-
-    query_tokens: list[Span]
-    text_tokens: list[Span]
-    plan: list[tuple[int, int, float, float]]  # query token, text token, mass, cost
 
 
 @dataclass(frozen=True)
@@ -77,25 +62,6 @@ class Answer:
     hits: list[Hit] = field(default_factory=list)
     certificate: Certificate | None = None
     is_partial: bool = False
-
-
-class EncodedText(NamedTuple):
-    """A text, its tokens, and its vectors."""
-
-    text: str
-    tokenized: Tokenized
-    sentence: NDArray[np.float32]  # (dim,), unit length
-    tokens: NDArray[np.float32]  # (t, token_dim)
-
-
-class PairSimilarity(NamedTuple):
-    """How alike two texts are: cosine is a similarity, wrd and wmd are distances; None where not asked for."""
-
-    cosine: float | None
-    wrd: float | None
-    wmd: float | None
-    is_truncated: bool
-    alignment: Alignment | None
 
 
 class SearchDefaults(NamedTuple):
@@ -147,11 +113,6 @@ class Timings:
         return {stage: round(ms, 3) for stage, ms in (*self.stages.items(), ("total", total))}
 
 
-def encoded_texts(texts: Sequence[str], tokenized: Sequence[Tokenized], encoded: Encoded) -> list[EncodedText]:
-    """Put texts, tokens and vectors together."""
-    return [EncodedText(*parts) for parts in zip(texts, tokenized, encoded.sentences, encoded.tokens, strict=True)]
-
-
 class Searcher:
     """Answers queries over collections that one encoder filled."""
 
@@ -192,14 +153,6 @@ class Searcher:
             ]
             timings.lap("rerank")
             return answers
-
-    def compare(
-        self, pairs: Sequence[tuple[EncodedText, EncodedText]], measures: Sequence[str], explain: bool, timings: Timings
-    ) -> list[PairSimilarity]:
-        """Compare texts pair by pair; with ``explain`` the alignment is by the first of wrd and wmd that is asked for."""
-        compared = [_compare(first, second, measures, explain) for first, second in pairs]
-        timings.lap("rerank")
-        return compared
 
     def _whole_corpus(
         self,
@@ -273,11 +226,10 @@ class Searcher:
         alignments: list[Alignment | None] = [None] * len(rows)
         if explained is not None and measure != "none":
             texts = [documents[row].text for row in rows]
+            spans = token_spans(explained.text, explained.tokenized)
             for i, (text, tokenized) in enumerate(zip(texts, self._tokenize(texts), strict=True)):
                 vectors = self._codec.unpack([packed[order[i]]]).tokens(0)
-                alignments[i] = _align(
-                    _spans(explained), explained.tokens, _token_spans(text, tokenized), vectors, measure
-                )
+                alignments[i] = align(spans, explained.tokens, token_spans(text, tokenized), vectors, measure)
         return [
             Hit(
                 documents[row],
@@ -289,34 +241,6 @@ class Searcher:
             )
             for i, (row, place, score) in enumerate(zip(rows, order, scores, strict=True))
         ]
-
-
-def _compare(first: EncodedText, second: EncodedText, measures: Sequence[str], explain: bool) -> PairSimilarity:
-    by_transport: list[Measure] = [measure for measure in ("wrd", "wmd") if measure in measures]
-    distances = {measure: distance(first.tokens, second.tokens, measure) for measure in by_transport}
-    alignment = None
-    if explain and by_transport:
-        alignment = _align(_spans(first), first.tokens, _spans(second), second.tokens, by_transport[0])
-    return PairSimilarity(
-        float(first.sentence @ second.sentence) if "cosine" in measures else None,
-        distances.get("wrd"),
-        distances.get("wmd"),
-        first.tokenized.truncated or second.tokenized.truncated,
-        alignment,
-    )
-
-
-def _align(
-    query_tokens: list[Span],
-    query: NDArray[np.float32],
-    text_tokens: list[Span],
-    text: NDArray[np.float32],
-    measure: Measure,
-) -> Alignment:
-    """Return the optimal transport plan between two texts given by their tokens' spans and vectors (t, token_dim)."""
-    moved, costs = plan(query, text, measure)
-    pairs = [(int(i), int(j), float(moved[i, j]), float(costs[i, j])) for i, j in np.argwhere(moved > SMALLEST_MASS)]
-    return Alignment(query_tokens, text_tokens, pairs)
 
 
 def _candidates(
@@ -362,16 +286,6 @@ def _pool(
 
 def _sentences(queries: Sequence[EncodedText]) -> NDArray[np.float32]:
     return np.stack([query.sentence for query in queries])
-
-
-def _spans(text: EncodedText) -> list[Span]:
-    return _token_spans(text.text, text.tokenized)
-
-
-def _token_spans(text: str, tokenized: Tokenized) -> list[Span]:
-    """Return each inner token as it stands in the original text, with its character offsets."""
-    spans = [tokenized.offsets[i] for i in tokenized.inner]
-    return [(text[start:end], start, end) for start, end in spans]
 
 
 def _entry(values: NDArray[np.floating] | None, place: int) -> float | None:

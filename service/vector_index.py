@@ -34,7 +34,6 @@ _PROBED_SHARE = 1 / 4  # of the inverted lists
 _EF_SEARCH = 256
 _TAIL_SHARE = 1 / 64  # of main: a longer tail is moved into it
 _DEAD_LEAST, _DEAD_SHARE = 64, 1 / 4  # of the slots: more deleted ones than this are squeezed out
-_TRAINED_RANGE = 1 / 2, 4  # times the size it was trained at: outside, an index is trained anew
 _SAMPLE_LEAST = 1 << 14  # vectors to train with, if there are so many
 _WIDEST, _LINKS_BYTES = 16, 1 << 12  # an index may take so many bytes a dimension, and for the links of a graph
 _GPU_FETCH_LIMIT = 2048  # FAISS's own
@@ -86,6 +85,11 @@ class VectorIndex:
 
     def __len__(self) -> int:
         return self._view.vectors.live
+
+    @property
+    def last_row(self) -> int:
+        """The greatest row ever added; -1 before the first."""
+        return self._last_row
 
     @property
     def kind(self) -> str:
@@ -151,8 +155,7 @@ class VectorIndex:
 
     def scores_for(self, query: Vectors, rows: Rows) -> Vectors:
         """Return the inner product (n,) of a query (dim,) with each of the given rows, in any order; all must be known."""
-        vectors = self._view.vectors
-        return np.vecdot(vectors.blocks.gather(np.searchsorted(vectors.rows, rows)), query)
+        return self._view.vectors.inner_products(query, rows)
 
     def maintain(self) -> bool:
         """Do the largest piece of work that is due, on the side: compact, build or extend. Returns whether one was."""
@@ -161,7 +164,7 @@ class VectorIndex:
             n = len(vectors.rows)
             if n - vectors.live >= max(_DEAD_LEAST, _DEAD_SHARE * n):
                 self._compact(vectors)
-            elif main is not None and _is_fresh(main, vectors.live):
+            elif main is not None and index_kinds.is_fresh(main.factory, main.trained_on, vectors.live):
                 if n - main.covered < max(LEAST_INDEXED, _TAIL_SHARE * main.covered):
                     return False
                 self._swap(self._extend(vectors, main))
@@ -305,12 +308,6 @@ class VectorIndex:
             return index
         with self._gpu_owner:
             return faiss.index_gpu_to_cpu(index)
-
-
-def _is_fresh(main: _Main, live: int) -> bool:
-    """Say whether main's training still fits so many vectors."""
-    least, most = (bound * main.trained_on for bound in _TRAINED_RANGE)
-    return least <= live < most or index_kinds.points_needed(main.factory) == LEAST_INDEXED
 
 
 def _new_index(dim: int, factory: str) -> Any:

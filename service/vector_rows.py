@@ -45,6 +45,13 @@ class VectorRows(NamedTuple):
         slots = np.minimum(np.searchsorted(self.rows, rows), len(self.rows) - 1)
         return np.asarray(slots[(self.rows[slots] == rows) & ~self.dead[slots]], np.int64)
 
+    def inner_products(self, query: Vectors, rows: Rows) -> Vectors:
+        """Return the inner product (n,) of a query (dim,) with each row (n,), in any order; ValueError for an unknown one."""
+        slots = np.searchsorted(self.rows, rows)
+        if len(rows) and (slots.max() >= len(self.rows) or (self.rows[slots] != rows).any()):
+            raise ValueError("some of the rows are not in the index")
+        return np.asarray(np.vecdot(self.blocks.gather(slots), query), np.float32)
+
     def append(self, rows: Rows, vectors: Vectors) -> Self:
         """Return the snapshot with vectors (m, dim) under rows (m,) that are beyond the present ones. One writer at a time."""
         n, end = len(self.rows), len(self.rows) + len(rows)

@@ -15,12 +15,16 @@ from models.encoder import Encoder
 from service.runtime import Runtime
 from service.settings import Settings
 
-torch.set_num_threads(1)  # the networks here are tiny, and tests run side by side: more threads only wait for each other
+# The networks here are tiny, and tests run side by side: more threads would only wait for each other.
+torch.set_num_threads(1)
 
 hypothesis.settings.register_profile("moverank", deadline=None, derandomize=True)
 hypothesis.settings.load_profile("moverank")
 
-CHARACTERS = "花呗借怎么如何还款银行卡信用提额度办理注销密码忘记了吗我想要查询快递物流退货换成绩选课宿舍图书馆的，。？0123456789abcdefghij"
+CHARACTERS = (
+    "花呗借怎么如何还款银行卡信用提额度办理注销密码忘记了吗我想要查询快递物流"
+    "退货换成绩选课宿舍图书馆的，。？0123456789abcdefghij"
+)
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 
 

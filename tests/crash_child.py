@@ -11,8 +11,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from service.collections import Collection, Library
+from service.collections import Collection
 from service.documents import Document, Vectors
+from service.library import Library
 
 DIM, BATCH, SLOTS, IMPORT = 16, 30, 12, "import-job"
 COLLECTIONS = {"flat": "auto", "graph": "HNSW8", "come-and-go": "auto"}

@@ -14,9 +14,9 @@ import orjson
 import pytest
 import zstandard
 from httpx import Client, Response
-from live_service import address_of, client_of, finished_job, until
 from starlette.testclient import TestClient
 
+from live_service import address_of, client_of, finished_job, until
 from service.settings import Settings
 
 FAQ = {

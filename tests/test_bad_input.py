@@ -8,9 +8,9 @@ from typing import Any
 
 import httpx
 import pytest
-from live_service import address_of, client_of, finished_job
 from starlette.testclient import TestClient
 
+from live_service import address_of, client_of, finished_job
 from service.settings import Settings
 
 JSON = {"Content-Type": "application/json"}

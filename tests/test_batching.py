@@ -6,11 +6,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import CHARACTERS
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from conftest import CHARACTERS
 from models.encoder import Encoder, EncoderNetwork, Tokenized, TorchForward
 from models.encoder_folder import read_encoder_folder
 from service.batching import BULK_EVERY, EncodeQueue, Lane, Submission

@@ -11,11 +11,12 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 
-from service.collections import Collection, Library
+from service.collections import Collection
 from service.documents import Document, Vectors, new_manifest
 from service.errors import Conflict, InvalidRequest, NotFound
 from service.filters import parse_filter
 from service.lexical import LexicalIndex
+from service.library import Library
 
 DIM = 8
 KINDS = ["auto", "Flat", "HNSW16", "IVF4,Flat", "PQ4x4fs"]
@@ -252,6 +253,30 @@ def test_a_damaged_snapshot_heals(tmp_path: Path, name: str, how: str) -> None:
     collection = Collection(folder, "cpu")
     collection.close()
     assert [(folder / each).stat().st_mtime_ns for each in SNAPSHOTS] == kept  # nothing was left to catch up with
+
+
+def test_a_store_that_is_put_back_from_a_backup_is_the_truth(tmp_path: Path) -> None:
+    """Snapshots that are newer than the store mislead nobody: what follows is searched as if they had never been."""
+    folder = tmp_path / "faq"
+    collection = make(folder)
+    upsert(collection, {"a": "花呗", "b": "借"})
+    collection.close()
+    backup = (folder / "documents.db").read_bytes()
+    collection = Collection(folder, "cpu")
+    upsert(collection, {"b": "还款", "c": "信用卡", "d": "额度"})
+    collection.close()
+    (folder / "documents.db").write_bytes(backup)
+    expected = {"a": "花呗", "b": "借"}
+    for texts in ({"c": "额度信用"}, {"a": "借款"}, {"e": "花"}):
+        collection = Collection(folder, "cpu")
+        assert_in_step(collection, expected)
+        upsert(collection, texts)
+        expected |= texts
+        assert_in_step(collection, expected)
+        stop(collection)
+    collection = Collection(folder, "cpu")
+    assert_in_step(collection, expected)
+    collection.close()
 
 
 def test_a_search_sees_whole_batches(tmp_path: Path) -> None:

@@ -17,10 +17,11 @@ import pytest
 
 from crash_child import BATCH, COLLECTIONS, IMPORT, SLOTS, batch_of, open_all, text_of, vectors_of
 from live_service import ROOT, ServiceProcess, client_of, finished_job, until
-from service.collections import Collection, Library
+from service.collections import Collection
+from service.library import Library
 from service.settings import Settings
 
-KILLED_STORES, KILLED_SERVICES = 16, 4
+KILLED_STORES, KILLED_SERVICES = 16, 3
 LINES = 12_000
 Slots = dict[
     tuple[str, int], int
@@ -84,7 +85,7 @@ def slots_of(collection: Collection) -> Slots:
     return found
 
 
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(600)
 def test_a_store_that_is_killed_keeps_every_acknowledged_change(tmp_path: Path) -> None:
     """A process that upserts, deletes, imports, saves snapshots and replaces collections is killed again and again.
 
@@ -133,7 +134,7 @@ class Writer(threading.Thread):
 
     def run(self) -> None:
         generator = random.Random(self.counter)
-        with httpx.Client(base_url=f"{self.url}/v1/collections/books", timeout=30) as client:
+        with httpx.Client(base_url=f"{self.url}/v1/collections/books", timeout=60, verify=False) as client:
             try:
                 while True:
                     self.counter += 1
@@ -153,20 +154,18 @@ class Writer(threading.Thread):
                 return
 
 
-def markers_of(url: str) -> dict[str, int]:
+def markers_of(client: httpx.Client) -> dict[str, int]:
     """Read the marker of every document through the pages of the API."""
     found: dict[str, int] = {}
     after: str | None = ""
     while after is not None:
-        page = httpx.get(
-            f"{url}/v1/collections/books/documents", params={"limit": 1_000, "after": after}, timeout=30
-        ).json()
+        page = client.get("/v1/collections/books/documents", params={"limit": 1_000, "after": after}).json()
         found |= {document["id"]: document["metadata"]["marker"] for document in page["documents"]}
         after = page["next"]
     return found
 
 
-@pytest.mark.timeout(280)
+@pytest.mark.timeout(900)
 def test_a_service_that_is_killed_loses_nothing_it_acknowledged(tmp_path: Path, model_folder: Path) -> None:
     """The whole service is killed while clients write and delete and an import runs, several times, and is started again.
 
@@ -182,26 +181,24 @@ def test_a_service_that_is_killed_loses_nothing_it_acknowledged(tmp_path: Path, 
         for kill in range(KILLED_SERVICES):
             service.until_ready()
             if not job:
-                httpx.put(f"{service.url}/v1/collections/books").raise_for_status()
+                service.client.put("/v1/collections/books").raise_for_status()
                 lines = "".join(f'{{"id": "line-{i}", "text": "花呗怎么还款"}}\n' for i in range(LINES))
                 headers = {"Content-Type": "application/x-ndjson"}
-                answer = httpx.post(
-                    f"{service.url}/v1/collections/lines/imports", content=lines, headers=headers, timeout=30
-                )
+                answer = service.client.post("/v1/collections/lines/imports", content=lines, headers=headers)
                 job = answer.json()["job"]
             writers = [Writer(service.url, number, 1_000 * kill, acknowledged) for number in (1, 2)]
             for writer in writers:
                 writer.start()
             time.sleep(generator.uniform(0.1, 1.2))
             first = f"line-{100 * kill}"
-            if httpx.delete(f"{service.url}/v1/collections/lines/documents/{first}", timeout=30).status_code == 200:
+            if service.client.delete(f"/v1/collections/lines/documents/{first}").status_code == 200:
                 deleted.add(first)
             service.kill()
             for writer in writers:
                 writer.join(60)
                 assert not writer.is_alive()
             service.start().until_ready()
-            found = markers_of(service.url)
+            found = markers_of(service.client)
             for writer in writers:
                 if writer.unsure and all(found.get(id) == marker for id, marker in writer.unsure.items()):
                     acknowledged |= writer.unsure
@@ -212,15 +209,15 @@ def test_a_service_that_is_killed_loses_nothing_it_acknowledged(tmp_path: Path, 
             assert set(batches.values()) <= {8}
             for marker in list(batches)[:3]:
                 body = {"query": "怎么还款", "filter": {"marker": marker}, "top_k": 20}
-                answer = httpx.post(f"{service.url}/v1/collections/books/search", json=body, timeout=30)
+                answer = service.client.post("/v1/collections/books/search", json=body)
                 assert len(answer.json()["results"][0]["hits"]) == 8
-        until(lambda: httpx.get(f"{service.url}/v1/jobs/{job}", timeout=30).json()["state"] != "running")
-        state = httpx.get(f"{service.url}/v1/jobs/{job}", timeout=30).json()
+        until(lambda: service.client.get(f"/v1/jobs/{job}").json()["state"] != "running")
+        state = service.client.get(f"/v1/jobs/{job}").json()
         assert (state["state"], state["done"], state["failed"], state["total"]) == ("done", LINES, 0, LINES)
-        count = httpx.get(f"{service.url}/v1/collections/lines", timeout=30).json()["documents"]
+        count = service.client.get("/v1/collections/lines").json()["documents"]
         assert count == LINES - len(deleted)
         for id in deleted:
-            assert httpx.get(f"{service.url}/v1/collections/lines/documents/{id}", timeout=30).status_code == 404
+            assert service.client.get(f"/v1/collections/lines/documents/{id}").status_code == 404
         assert service.terminate() == 0
 
 
@@ -245,14 +242,14 @@ time.sleep(60)
 """
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(600)
 def test_an_import_killed_between_its_last_line_and_its_end_repeats_nothing(settings: Settings) -> None:
     """A document deleted after the last line was written stays deleted when the job is taken up again only to be ended."""
     child = subprocess.run(
         [sys.executable, "-c", DIES_BEFORE_ITS_JOB_IS_RECORDED, str(settings.data_dir), str(settings.model)],
         cwd=ROOT,
         capture_output=True,
-        timeout=100,
+        timeout=500,
         check=False,
     )
     assert (child.returncode, child.stdout) == (-signal.SIGKILL, b"done 5\n"), child.stderr.decode()

@@ -138,7 +138,10 @@ def test_other_architectures_encode_as_bert_does(config: PretrainedConfig, tmp_p
     AutoModel.from_config(config).save_pretrained(tmp_path)
     encoder = Encoder(tmp_path, "cpu", pooling="mean")
     fast = encoder
-    if config.model_type in ("roformer", "modernbert"):  # an export takes seconds: one eager attention, one with its own mask
+    if config.model_type in (
+        "roformer",
+        "modernbert",
+    ):  # an export takes seconds: one eager attention, one with its own mask
         fast = Encoder(tmp_path, "cpu", "mean", onnx_forward(encoder.folder, tmp_path / "onnx", threads=1))
     tokenized = encoder.tokenize([*TEXTS, "长" * 100])
     assert [text.truncated for text in tokenized] == [False] * len(TEXTS) + [True]

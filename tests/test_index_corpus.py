@@ -24,8 +24,8 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from scripts.index_corpus import Position, Source, main, read_pieces
 from service.app import create_app
-from service.collections import Library
 from service.documents import Document
+from service.library import Library
 from service.settings import Settings
 
 ROOT = Path(__file__).resolve().parent.parent

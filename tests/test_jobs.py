@@ -21,12 +21,13 @@ from models.encoder import Encoder
 from models.token_codec import token_codec
 from service import imports, jobs
 from service.batching import EncodeQueue
-from service.collections import Collection, Library
+from service.collections import Collection
 from service.document_rules import Limits
 from service.errors import NotFound
 from service.imports import import_documents
 from service.indexing import Indexer
 from service.jobs import MAX_ERRORS, Job, JobRunner
+from service.library import Library
 
 PATIENCE_S = 60.0
 NO_TOKEN = "\u200b\u200b"  # not empty, and nothing of it is left when a tokenizer has cleaned it

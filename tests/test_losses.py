@@ -79,7 +79,8 @@ def test_flatnce_gradient_equals_its_definition(batch: tuple[torch.Tensor, torch
     if lonely < len(other):
         loss.backward()  # type: ignore[no-untyped-call]
         (total / len(other)).backward()  # type: ignore[no-untyped-call]
-        assert leaf.grad is not None and other.grad is not None
+        assert leaf.grad is not None
+        assert other.grad is not None
         torch.testing.assert_close(leaf.grad, other.grad, atol=1e-9, rtol=1e-6)
 
 
@@ -158,7 +159,8 @@ def test_relaxed_mover_of_a_text_without_mass_is_finite() -> None:
     similarity = relaxed_mover(query, torch.ones(1, 1, 3), here, here)
     similarity.sum().backward()  # type: ignore[no-untyped-call]
     assert torch.isfinite(similarity).all()
-    assert query.grad is not None and torch.isfinite(query.grad).all()
+    assert query.grad is not None
+    assert torch.isfinite(query.grad).all()
 
 
 def test_a_text_of_the_same_group_is_no_negative() -> None:

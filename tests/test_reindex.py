@@ -9,10 +9,10 @@ import pytest
 
 from conftest import write_bert
 from models.encoder import Encoder
-from service.collections import Library
 from service.document_rules import Entry
 from service.documents import Document
 from service.errors import Conflict
+from service.library import Library
 from service.reindex import reindex
 from service.runtime import Runtime
 from service.settings import Settings

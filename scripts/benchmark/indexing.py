@@ -85,8 +85,8 @@ class Indexing:
         slope = np.polyfit(documents[late], anonymous[late], 1)[0] if np.ptp(documents[late]) > 0 else np.nan
         return {
             "at_start_mb": self._at_start / 1e6,
-            "peak_mb": total.max() / 1e6,
-            "anonymous_peak_mb": anonymous.max() / 1e6,
+            "peak_mb": float(total.max() / 1e6),
+            "anonymous_peak_mb": float(anonymous.max() / 1e6),
             "bytes_a_document": float(slope),
         }
 

@@ -91,7 +91,7 @@ def _rest(report: dict[str, Any]) -> str:
     memory, start, same = report["memory"], report["start"], report["agreement"]
     overlaps = ", ".join(f"{overlap:.4f} ({int(size):,} texts)" for size, overlap in same["top10_overlap"].items())
     lines = (
-        f"Agreement: the first ten of service and script overlap by {overlaps}; "
+        f"Agreement: of the service's first ten these shares are the script's, too: {overlaps}; "
         f"their vectors differ by {same['vectors_difference']:.1e} at most.",
         f"Memory of the service: {memory['at_start_mb']:.0f} MB empty, {memory['peak_mb']:.0f} MB at most during the imports "
         f"({memory['anonymous_peak_mb']:.0f} MB without mapped files) and "

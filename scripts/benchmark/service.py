@@ -149,7 +149,7 @@ def read_options(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--json", type=Path, help="write the report to this file")
     parser.add_argument("--quick", action="store_true", help="one small corpus, short rounds: a minute")
     options = parser.parse_args(arguments)
-    usual = ([5_000], 0.5, 2, 1_000) if options.quick else ([1_000, 10_000, 100_000], 1.0, 3, 2_000)
+    usual = ([3_000], 0.4, 2, 1_000) if options.quick else ([1_000, 10_000, 100_000], 1.0, 3, 2_000)
     for name, value in zip(("texts", "seconds", "rounds", "script_texts"), usual, strict=True):
         if getattr(options, name) is None:
             setattr(options, name, value)

@@ -35,7 +35,9 @@ def judge(ranking: Sequence[str], relevance: Mapping[str, float]) -> dict[str, f
     found = {f"recall@{cut}": sum(name in relevant for name in ranking[:cut]) / len(relevant) for cut in CUTS}
     places = [place for place, name in enumerate(ranking[:10], start=1) if name in relevant]
     gain = sum(relevant[ranking[place - 1]] / np.log2(place + 1) for place in places)
-    best = sum(grade / np.log2(place + 1) for place, grade in enumerate(sorted(relevant.values(), reverse=True)[:10], start=1))
+    best = sum(
+        grade / np.log2(place + 1) for place, grade in enumerate(sorted(relevant.values(), reverse=True)[:10], start=1)
+    )
     return found | {
         "success@1": float(bool(places) and places[0] == 1),
         "mrr@10": 1 / places[0] if places else 0.0,

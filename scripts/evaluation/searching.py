@@ -12,7 +12,7 @@ from models.encoder import Encoded, Encoder
 from models.fusion import first_stage, reciprocal_ranks
 from models.rerank import Candidates, rerank
 from models.token_codec import TokenCodec, token_codec
-from models.transport import Measure
+from models.transport import Measure, distance, similarity
 from service.lexical import LexicalIndex
 from service.vector_index import VectorIndex
 
@@ -30,6 +30,15 @@ class Setting(NamedTuple):
     weight: float
     lexical_weight: float
     candidates: int
+
+
+class Parts(NamedTuple):
+    """Candidates of one query, all (n,): rows, and the similarities that models/fusion.py makes a score of."""
+
+    rows: NDArray[np.int64]
+    cosine: NDArray[np.float32]
+    lexical: NDArray[np.float32]
+    transport: NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -84,6 +93,31 @@ class FileSearch:
             found.append(self._ranked(place, rows, setting))
         return found
 
+    def parts(self, setting: Setting) -> list[Parts]:
+        """Compute for every query what a score is fused of, with all transport problems solved: weights can be tried for free."""
+        return [
+            self._parts(place, self._candidates(place, setting), setting)
+            for place in tqdm(range(len(self.queries.texts)), desc="parts", unit="queries", mininterval=2)
+        ]
+
+    def _parts(self, place: int, rows: NDArray[np.int64], setting: Setting) -> Parts:
+        """Compute cosine, lexical similarity and transport similarity of the candidates `rows`."""
+        tokens = self._codec.unpack([self.queries.packed[place]]).tokens(0)
+        candidates = self._codec.unpack([self.corpus.packed[row] for row in rows])
+        measure: Measure = "wmd" if setting.rerank == "wmd" else "wrd"
+        solved = [
+            float(similarity(distance(tokens, candidates.tokens(row), measure), measure)) for row in range(len(rows))
+        ]
+        cosine, lexical = self._first_stage(place, rows)
+        return Parts(rows, cosine, lexical, np.array(solved))
+
+    def _first_stage(self, place: int, rows: NDArray[np.int64]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Compute cosine and lexical similarity of `rows`."""
+        query = self.queries.texts[place]
+        ceiling = self._lexical.ceiling(query)
+        lexical = self._lexical.scores_for(query, rows) / np.float32(ceiling if ceiling > 0 else 1.0)
+        return self.corpus.sentences[rows] @ self.queries.sentences[place], lexical
+
     def _candidates(self, place: int, setting: Setting) -> NDArray[np.int64]:
         """Ask FAISS, BM25 or both (reciprocal rank) for candidates."""
         count = min(setting.candidates, len(self.corpus.texts))
@@ -98,14 +132,11 @@ class FileSearch:
 
     def _ranked(self, place: int, rows: NDArray[np.int64], setting: Setting) -> NDArray[np.int64]:
         """Order `rows` by the fused score; transport only settles the first ten, the rest keeps the order of the first stage."""
-        cosine = lexical = None
-        if setting.retrieve != "lexical" or setting.rerank != "none":
-            cosine = self.corpus.sentences[rows] @ self.queries.sentences[place]
-        if setting.retrieve != "vector":
-            query = self.queries.texts[place]
-            ceiling = self._lexical.ceiling(query)
-            lexical = self._lexical.scores_for(query, rows) / np.float32(ceiling if ceiling > 0 else 1.0)
-        known = first_stage(cosine, lexical, setting.lexical_weight)
+        cosine, lexical = self._first_stage(place, rows)
+        has_cosine = setting.retrieve != "lexical" or setting.rerank != "none"
+        known = first_stage(
+            cosine if has_cosine else None, lexical if setting.retrieve != "vector" else None, setting.lexical_weight
+        )
         first = np.argsort(-known, kind="stable")
         if setting.rerank == "none" or not len(rows):
             return rows[first]
@@ -114,4 +145,5 @@ class FileSearch:
         candidates: Candidates = self._codec.unpack([self.corpus.packed[row] for row in rows])
         known = (1 - setting.weight) * known
         best = rerank(query_tokens, candidates, known, setting.weight, 10, measure, tie_break=rows).order
-        return rows[np.concatenate([best, first[~np.isin(first, best)]])]
+        order: NDArray[np.int64] = np.concatenate([best, first[~np.isin(first, best)]])
+        return rows[order]

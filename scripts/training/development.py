@@ -1,6 +1,8 @@
 """What is looked at while training: rank correlation and question search on development pairs, never on a test set."""
 
+from collections.abc import Iterable, Sequence
 from functools import cache
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -10,6 +12,7 @@ from scipy.stats import spearmanr
 
 from scripts.training.network import SimBert
 from scripts.training.pairs import Ids, Pairs
+from scripts.training.passages import cloze, thinned
 
 
 class Search(NamedTuple):
@@ -34,7 +37,9 @@ def question_search(held: Pairs, training: Pairs, queries: int, distractors: int
 
 
 @torch.no_grad()
-def sentence_vectors(network: SimBert, ids: Ids, rows: NDArray[np.int64], layers: bool, longest: int, tokens: int = 8192) -> NDArray[np.float32]:
+def sentence_vectors(
+    network: SimBert, ids: Ids, rows: NDArray[np.int64], layers: bool, longest: int, tokens: int = 8192
+) -> NDArray[np.float32]:
     """Encode the texts `rows` in batches of about `tokens` tokens of like length; returns (n, dim) unit rows in their order."""
     order = rows[np.argsort(ids.lengths[rows], kind="stable")]
     device = network.gate.device
@@ -72,14 +77,19 @@ def rank_correlation(scores: NDArray[np.float32], labels: NDArray[np.int8]) -> f
 
 
 def measure(network: SimBert, ids: Ids, held: Pairs, search: Search, layers: bool, longest: int) -> dict[str, float]:
-    """Measure cosine on development data: mean Spearman ×100 over families with both labels, recall@1 and MRR@10 ×100 of the search."""
+    """Measure the cosine on development data, ×100.
+
+    Mean Spearman over the families with both labels; recall@1 and MRR@10 of the search.
+    """
     network.eval()
     texts = np.unique(np.concatenate([held.left, held.right, search.queries, search.corpus]))
     place = np.zeros(len(ids.lengths), dtype=np.int64)
     place[texts] = np.arange(len(texts))
     vectors = sentence_vectors(network, ids, texts, layers, longest)
     cosine = np.einsum("nd,nd->n", vectors[place[held.left]], vectors[place[held.right]])
-    families = [rank_correlation(cosine[held.family == one], held.label[held.family == one]) for one in np.unique(held.family)]
+    families = [
+        rank_correlation(cosine[held.family == one], held.label[held.family == one]) for one in np.unique(held.family)
+    ]
     similarity = vectors[place[search.queries]] @ vectors[place[search.corpus]].T  # (queries, corpus)
     relevant = search.group[search.queries][:, None] == search.group[search.corpus][None, :]
     best = np.where(relevant, similarity, -2.0).max(axis=1)
@@ -90,3 +100,34 @@ def measure(network: SimBert, ids: Ids, held: Pairs, search: Search, layers: boo
         "recall@1": float((rank == 1).mean() * 100),
         "mrr@10": float(np.where(rank <= 10, 1 / rank, 0).mean() * 100),
     }
+
+
+def write_task(
+    folder: Path, corpus: Sequence[str], queries: Sequence[str], relevant: Iterable[tuple[int, int]]
+) -> None:
+    """Write a search as corpus.tsv, queries.tsv and qrels.tsv, for scripts.evaluate; `relevant` are (query, text) rows."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, texts in (("corpus", corpus), ("queries", queries)):
+        lines = (f"{row}\t{' '.join(text.split())}\n" for row, text in enumerate(texts))
+        (folder / f"{name}.tsv").write_text("".join(lines), encoding="utf-8")
+    (folder / "qrels.tsv").write_text("".join(f"{query}\t{text}\t1\n" for query, text in relevant), encoding="utf-8")
+
+
+def write_question_search(folder: Path, pairs: Pairs, search: Search) -> None:
+    """Write the question search of development pairs."""
+    place: dict[int, list[int]] = {}
+    for row, text in enumerate(search.corpus.tolist()):
+        place.setdefault(int(search.group[text]), []).append(row)
+    asked = [query for query in search.queries.tolist() if int(search.group[query]) in place]
+    relevant = [(row, text) for row, query in enumerate(asked) for text in place[int(search.group[query])]]
+    write_task(folder, [pairs.texts[row] for row in search.corpus], [pairs.texts[row] for row in asked], relevant)
+
+
+def write_passage_search(folder: Path, paragraphs: Sequence[str], seed: int, queries: int) -> None:
+    """Write a passage search: a thinned sentence asks for its paragraph, which holds it half of the time."""
+    random = np.random.default_rng(seed)
+    found = [
+        (thinned(pair[0], random), pair[1]) for pair in (cloze(one, random) for one in paragraphs) if pair is not None
+    ]
+    asked = np.sort(random.permutation(len(found))[:queries]).tolist()
+    write_task(folder, [rest for _, rest in found], [found[row][0] for row in asked], list(enumerate(asked)))

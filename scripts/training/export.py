@@ -2,7 +2,6 @@
 
 import csv
 import json
-import os
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -47,7 +46,11 @@ def export(network: SimBert, tokenizer: Tokenizer, folder: Path, card: Mapping[s
     """
     folder.mkdir(parents=True, exist_ok=True)
     hidden, dim = network.dense.in_features, network.dense.out_features
-    bert = {name: value.detach().cpu().to(torch.float16).contiguous() for name, value in network.bert.state_dict().items() if "position_ids" not in name}
+    bert = {
+        name: value.detach().cpu().to(torch.float16).contiguous()
+        for name, value in network.bert.state_dict().items()
+        if "position_ids" not in name
+    }
     save_file(bert, folder / "model.safetensors", metadata={"format": "pt"})
     # The files are half precision, but the network computes in single: sentence-transformers' own modules are single too.
     config = network.bert.config.to_dict() | {"architectures": ["BertModel"], "dtype": "float32"}
@@ -57,29 +60,44 @@ def export(network: SimBert, tokenizer: Tokenizer, folder: Path, card: Mapping[s
     _write_json(folder / "tokenizer_config.json", _tokenizer_config(max_tokens))
     kinds = ("Transformer", "WordWeights", "Pooling", "Dense", "Normalize")
     modules = [
-        {"idx": place, "name": str(place), "path": f"{place}_{kind}" if place else "", "type": f"{_SENTENCE}.{kind}"} for place, kind in enumerate(kinds)
+        {"idx": place, "name": str(place), "path": f"{place}_{kind}" if place else "", "type": f"{_SENTENCE}.{kind}"}
+        for place, kind in enumerate(kinds)
     ]
     _write_json(folder / "modules.json", modules)
     loading = {"max_seq_length": max_tokens, "do_lower_case": False, "model_args": {"add_pooling_layer": False}}
     _write_json(folder / "sentence_bert_config.json", loading)
-    _write_json(folder / "config_sentence_transformers.json", {"model_type": "SentenceTransformer", "similarity_fn_name": "cosine"})
+    _write_json(
+        folder / "config_sentence_transformers.json",
+        {"model_type": "SentenceTransformer", "similarity_fn_name": "cosine"},
+    )
     weights = network.weights().detach().cpu()
     words = [token for token, _ in sorted(tokenizer.get_vocab().items(), key=lambda item: item[1])]
     rounded = {word: round(float(weight), 5) for word, weight in zip(words, weights, strict=True)}
     word_weights = folder / "1_WordWeights"
     _write_json(word_weights / "config.json", {"vocab": words, "word_weights": rounded, "unknown_word_weight": 1.0})
-    save_file({"emb_layer.weight": torch.tensor([[rounded[word]] for word in words])}, word_weights / "model.safetensors")
+    save_file(
+        {"emb_layer.weight": torch.tensor([[rounded[word]] for word in words])}, word_weights / "model.safetensors"
+    )
     pooling = {"embedding_dimension": hidden, "pooling_mode": "mean", "include_prompt": True}
     _write_json(folder / "2_Pooling" / "config.json", pooling)
-    dense = {"in_features": hidden, "out_features": dim, "bias": False, "activation_function": "torch.nn.modules.linear.Identity"}
+    dense = {
+        "in_features": hidden,
+        "out_features": dim,
+        "bias": False,
+        "activation_function": "torch.nn.modules.linear.Identity",
+    }
     _write_json(folder / "3_Dense" / "config.json", dense)
-    save_file({"linear.weight": network.dense.weight.detach().cpu().contiguous()}, folder / "3_Dense" / "model.safetensors")
+    save_file(
+        {"linear.weight": network.dense.weight.detach().cpu().contiguous()}, folder / "3_Dense" / "model.safetensors"
+    )
     (folder / "4_Normalize").mkdir(exist_ok=True)
     _write_json(folder / "4_Normalize" / "config.json", {})
     # WRD does not see the scale of the table. WMD does: a mean length of 1 keeps 1 / (1 + WMD) in a useful range.
     table = network.table.detach().cpu().float()
-    table = table / table.norm(dim=1).mean()
+    table = table / torch.linalg.vector_norm(table, dim=1).mean()
     save_file({"table": table.to(torch.float16).contiguous()}, folder / "static.safetensors")
+    for file in folder.rglob("*.safetensors"):
+        file.chmod(0o644)  # safetensors makes them private, but a container serves them as another user
     _write_json(folder / "moverank.json", card)
 
 
@@ -87,18 +105,29 @@ def write_curves(rows: Sequence[Mapping[str, float | str]], folder: Path) -> Non
     """Write `rows` as curves.csv and, with the losses of each stage and the development measures, as curves.png."""
     folder.mkdir(parents=True, exist_ok=True)
     names = list(dict.fromkeys(name for row in rows for name in row))
-    with tempfile.NamedTemporaryFile("w", dir=folder, suffix=".part", delete=False, newline="", encoding="utf-8") as part:
+    with tempfile.NamedTemporaryFile(
+        "w", dir=folder, suffix=".part", delete=False, newline="", encoding="utf-8"
+    ) as part:
         writer = csv.DictWriter(part, names)
         writer.writeheader()
-        writer.writerows([{name: f"{value:.5g}" if isinstance(value, float) else value for name, value in row.items()} for row in rows])
-    os.replace(part.name, folder / "curves.csv")
+        writer.writerows(
+            [
+                {name: f"{value:.5g}" if isinstance(value, float) else value for name, value in row.items()}
+                for row in rows
+            ]
+        )
+    Path(part.name).replace(folder / "curves.csv")
     (folder / "curves.csv").chmod(0o644)
     stages = list(dict.fromkeys(str(row["stage"]) for row in rows))
     figure, axes = plt.subplots(2, len(stages), figsize=(4.5 * len(stages), 5), squeeze=False)
     for column, stage in enumerate(stages):
-        for axis, chosen in zip(axes[:, column], (("loss", "in_batch", "pairs", "mover"), ("spearman", "recall@1", "mrr@10")), strict=True):
+        for axis, chosen in zip(
+            axes[:, column], (("loss", "in_batch", "pairs", "mover"), ("spearman", "recall@1", "mrr@10")), strict=True
+        ):
             for name in chosen:
-                points = [(float(row["seconds"]), float(row[name])) for row in rows if row["stage"] == stage and name in row]
+                points = [
+                    (float(row["seconds"]), float(row[name])) for row in rows if row["stage"] == stage and name in row
+                ]
                 if points:
                     axis.plot(*zip(*points, strict=True), marker="." if len(points) < 40 else "", label=name)
             axis.set_xlabel("seconds of training")

@@ -1,8 +1,8 @@
 """First token vectors from counts: positive pointwise mutual information of neighbours, reduced by SVD, and idf weights.
 
 PPMI(a, b) = max(0, log(P(a, b) / (P(a) P(b)^0.75))), the matrix that word2vec factorises implicitly (Levy and Goldberg
-2014; the exponent smooths rare contexts, Levy et al. 2015). Half a minute of counting gives a network word knowledge that would take hours
-of gradient steps.
+2014; the exponent smooths rare contexts, Levy et al. 2015). Half a minute of counting gives a network word knowledge that
+would take hours of gradient steps.
 """
 
 from collections.abc import Iterable, Sequence
@@ -11,13 +11,17 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+TokenIds = Sequence[int] | NDArray[np.int32]
 
-def count_neighbours(texts: Iterable[Sequence[int]], tokens: int, window: int = 5) -> NDArray[np.float64]:
+
+def count_neighbours(texts: Iterable[TokenIds], tokens: int, window: int = 5) -> NDArray[np.float64]:
     """Count how often two tokens stand at most `window` apart, in both directions, nearer ones weighing more (1/distance).
 
     `texts` are token ids without specials, each in [0, tokens); returns (tokens, tokens), symmetric.
     """
-    flat = np.concatenate([np.append(np.asarray(text, dtype=np.int64), -1) for text in texts] or [np.zeros(0, np.int64)])
+    flat = np.concatenate(
+        [np.append(np.asarray(text, dtype=np.int64), -1) for text in texts] or [np.zeros(0, np.int64)]
+    )
     counts = np.zeros(tokens * tokens, dtype=np.float64)
     for distance in range(1, window + 1):
         left, right = flat[:-distance], flat[distance:]
@@ -49,7 +53,7 @@ def reduced(matrix: NDArray[np.float32], dimensions: int, seed: int) -> NDArray[
     return vectors / max(float(vectors.std()), 1e-12)
 
 
-def inverse_document_frequency(texts: Iterable[Sequence[int]], tokens: int) -> NDArray[np.float32]:
+def inverse_document_frequency(texts: Iterable[TokenIds], tokens: int) -> NDArray[np.float32]:
     """Give idf(t) = log((N + 1) / (df(t) + 1)) + 0.1 of every token (V,), > 0; a token never seen counts as the rarest."""
     seen = np.zeros(tokens, dtype=np.int64)
     number = 0

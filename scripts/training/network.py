@@ -24,7 +24,13 @@ def _full_precision_attention(
 ) -> tuple[Tensor, None]:
     """Attend in 32 bits: on a CPU the backward pass of bf16 attention is some 25 times slower (heads of 26 dimensions)."""
     with torch.autocast(query.device.type, enabled=False):
-        mask = None if attention_mask is None else attention_mask.float() if attention_mask.is_floating_point() else attention_mask
+        mask = (
+            None
+            if attention_mask is None
+            else attention_mask.float()
+            if attention_mask.is_floating_point()
+            else attention_mask
+        )
         heads = functional.scaled_dot_product_attention(query.float(), key.float(), value.float(), attn_mask=mask)
     return heads.transpose(1, 2).contiguous().to(value.dtype), None
 
@@ -39,7 +45,9 @@ class Vectors(NamedTuple):
     sentences: Tensor
 
 
-def bert_config(tokens: int, hidden: int = 312, layers: int = 4, heads: int = 12, inner: int = 1248, positions: int = 512) -> BertConfig:
+def bert_config(
+    tokens: int, hidden: int = 312, layers: int = 4, heads: int = 12, inner: int = 1248, positions: int = 512
+) -> BertConfig:
     """Describe the network; ReLU instead of GELU because on a CPU it costs a tenth, no dropout because data is plenty."""
     return BertConfig(
         vocab_size=tokens,
@@ -67,14 +75,15 @@ class SimBert(nn.Module):
         self.gate = nn.Parameter(torch.full((config.vocab_size,), 0.5413))  # softplus(0.5413) = 1
         self.dense = nn.Linear(config.hidden_size, dim, bias=False)
         self.threshold = nn.Parameter(torch.full((max(families, 1),), 0.6))
+        self.table: Tensor
         self.register_buffer("table", torch.zeros(config.vocab_size, dim))
         with torch.no_grad():
             self.dense.weight.copy_(torch.eye(dim, config.hidden_size))
             self.bert.embeddings.position_embeddings.weight.normal_(std=0.002)
             self.bert.embeddings.token_type_embeddings.weight.normal_(std=0.002)
-            for layer in self.bert.encoder.layer:
-                layer.attention.output.dense.weight.zero_()
-                layer.output.dense.weight.zero_()
+            for name, weight in self.bert.encoder.named_parameters():
+                if name.endswith("output.dense.weight"):  # of attention and of the feed-forward part: both end a branch
+                    weight.zero_()
 
     def start_from(self, vectors: NDArray[np.float32], weights: NDArray[np.float32], random: float = 1.0) -> None:
         """Set token vectors to 0.7·(vectors + random·noise), at BERT's scale of 0.02, and token weights to `weights` (> 0)."""
@@ -92,7 +101,7 @@ class SimBert(nn.Module):
         return functional.softplus(self.gate) * is_word
 
     def bag(self, ids: Tensor) -> Vectors:
-        """Read `ids` (n, t), 0 = none, without layers, positions and segments: every token has one vector, whatever is around it."""
+        """Read `ids` (n, t), 0 = none, without layers, positions and segments: every token has one vector."""
         words = self.bert.embeddings.word_embeddings(ids)
         hidden = functional.layer_norm(words, words.shape[-1:], eps=self.bert.config.layer_norm_eps)
         return self._vectors(ids, hidden)

@@ -32,7 +32,15 @@ class Pairs:
 
     def take(self, rows: NDArray[np.bool_] | NDArray[np.int64]) -> "Pairs":
         """Keep the pairs `rows`; texts, families and groups stay as they are."""
-        return Pairs(self.texts, self.left[rows], self.right[rows], self.label[rows], self.family[rows], self.families, self.group)
+        return Pairs(
+            self.texts,
+            self.left[rows],
+            self.right[rows],
+            self.label[rows],
+            self.family[rows],
+            self.families,
+            self.group,
+        )
 
 
 def _components(texts: int, left: NDArray[np.int64], right: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -61,7 +69,9 @@ def read_pairs(file: Path, left_out: Sequence[str] = ()) -> Pairs:
     for number, line in enumerate(read_lines(file), start=1):
         cells = line.split("\t")
         if len(cells) != 4 or cells[2] not in ("0", "1"):
-            raise ValueError(f"{file}:{number}: expected text_a, text_b, 0 or 1, source between tabs, got {line[:80]!r}")
+            raise ValueError(
+                f"{file}:{number}: expected text_a, text_b, 0 or 1, source between tabs, got {line[:80]!r}"
+            )
         if left_out and cells[3].startswith(tuple(left_out)):
             continue
         left.append(rows.setdefault(cells[0], len(rows)))
@@ -132,7 +142,9 @@ class Batch(NamedTuple):
 class Sampler:
     """Endless batches of pairs of like length: batch number `step` is the same in every run with the same seed."""
 
-    def __init__(self, pairs: Pairs, lengths: NDArray[np.int64], positives: int, negatives: int, cap: int, seed: int) -> None:
+    def __init__(
+        self, pairs: Pairs, lengths: NDArray[np.int64], positives: int, negatives: int, cap: int, seed: int
+    ) -> None:
         """Take `positives` positive and up to `negatives` negative pairs a batch, at most `cap` positives per family and epoch.
 
         `lengths` (texts,) are the token counts that pairs are sorted by.
@@ -182,4 +194,3 @@ class Sampler:
         window = place // 64 % max(1, len(negatives) // 64) * 64
         near = window + place % 64 * min(64, len(negatives) - window) // 64
         return Batch(np.concatenate([positives, negatives[near]]), len(positives))
-

@@ -31,14 +31,25 @@ def cloze(paragraph: str, random: np.random.Generator, stays: float = 0.5) -> tu
     return sentences[place].strip(), "".join(rest)
 
 
-def draw_paragraphs(files: Iterable[Path], per_file: int, seed: int) -> list[str]:
-    """Draw up to `per_file` paragraphs of at least 40 characters of each file, spread over it evenly at random."""
+def draw_paragraphs(files: Iterable[Path], per_file: int, seed: int, skip: int = 0) -> list[str]:
+    """Draw up to `per_file` paragraphs of at least 40 characters of each file at random, none of the first `skip` drawn.
+
+    Two draws with one seed share no paragraph if the second skips the size of the first.
+    """
     drawn: list[str] = []
     for number, file in enumerate(files):
         lines = [line for line in read_lines(file) if len(line) >= 40]
-        rows = np.random.default_rng((seed, number)).permutation(len(lines))[:per_file]
+        rows = np.random.default_rng((seed, number)).permutation(len(lines))[skip : skip + per_file]
         drawn.extend(lines[row] for row in np.sort(rows))
     return drawn
+
+
+def thinned(sentence: str, random: np.random.Generator, kept: float = 0.6) -> str:
+    """Keep about `kept` of the sentence, in pieces of three characters: a question has some of the passage's words, not all."""
+    pieces = [sentence[start : start + 3] for start in range(0, len(sentence), 3)]
+    chosen = random.random(len(pieces)) < kept
+    chosen[int(random.integers(len(pieces)))] = True
+    return "".join(piece for piece, keep in zip(pieces, chosen, strict=True) if keep)
 
 
 def passage_pairs(paragraphs: Iterable[str], seed: int) -> Pairs:

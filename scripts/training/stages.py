@@ -31,7 +31,9 @@ class Source:
 
     def __post_init__(self) -> None:
         """Note which families have pairs of both labels: only they have a threshold."""
-        both = [len(np.unique(self.pairs.label[self.pairs.family == one])) == 2 for one in range(len(self.pairs.families))]
+        both = [
+            len(np.unique(self.pairs.label[self.pairs.family == one])) == 2 for one in range(len(self.pairs.families))
+        ]
         object.__setattr__(self, "has_both", np.array(both, dtype=bool))
 
 
@@ -74,7 +76,10 @@ def optimiser(network: SimBert, recipe: Recipe) -> torch.optim.AdamW:
         decay = recipe.decay if parameter.dim() > 1 else 0.0
         groups.setdefault((factor, decay), []).append(parameter)
     return torch.optim.AdamW(
-        [{"params": group, "lr": recipe.rate * factor, "factor": factor, "weight_decay": decay} for (factor, decay), group in groups.items()],
+        [
+            {"params": group, "lr": recipe.rate * factor, "factor": factor, "weight_decay": decay}
+            for (factor, decay), group in groups.items()
+        ],
         betas=(0.9, 0.98),
         fused=True,
     )
@@ -93,7 +98,7 @@ def has_word(network: SimBert, ids: Tensor) -> Tensor:
 
 
 def losses(network: SimBert, recipe: Recipe, source: Source, batch: Batch) -> dict[str, Tensor]:
-    """Compute the losses of `batch`: in-batch both ways, family thresholds, relaxed mover both ways; "loss" is their weighted sum."""
+    """Compute the losses of `batch`: in-batch and relaxed mover both ways, family thresholds; "loss" is their weighted sum."""
     pairs, device = source.pairs, network.gate.device
     left, right = pairs.left[batch.rows], pairs.right[batch.rows]
     texts = np.concatenate([left, right])
@@ -122,7 +127,9 @@ def losses(network: SimBert, recipe: Recipe, source: Source, batch: Batch) -> di
         total = total + recipe.pair_weight * found["pairs"]
     if recipe.mover_weight and source.every == 1:  # of the main source: long texts would take most of the time
         exists_a, exists_b = (has_word(network, ids[:count]) for ids in (ids_a, ids_b))
-        similarity = relaxed_mover(vectors_a.tokens[:count], vectors_b.tokens[:count], exists_a, exists_b)  # (count, count)
+        similarity = relaxed_mover(
+            vectors_a.tokens[:count], vectors_b.tokens[:count], exists_a, exists_b
+        )  # (count, count)
         masked = same_meaning(group_a[:count], group_b[:count])
         found["mover"] = 0.5 * in_batch(recipe.loss, similarity, masked, recipe.scale) + 0.5 * in_batch(
             recipe.loss, similarity.T, masked.T, recipe.scale
@@ -145,7 +152,7 @@ def save(file: Path, network: SimBert, optimizer: torch.optim.AdamW | None, stag
         torch.save(state, out)
         out.flush()
         os.fsync(out.fileno())
-    os.replace(beside, file)
+    beside.replace(file)
 
 
 def train(
@@ -159,8 +166,8 @@ def train(
     """Run the stage from where `checkpoint` left it, or from its start; returns its progress with the curves.
 
     The first source is the main one; a later one takes every `every`-th step. `measured` is called at every
-    checkpoint and at the end for the curves. `stop_at` ends the process' work at that step after a checkpoint, as a kill would (for tests). Raises
-    FloatingPointError when the loss stops being a number.
+    checkpoint and at the end for the curves. `stop_at` ends the work at that step after a checkpoint, as a kill would (for
+    tests). Raises FloatingPointError when the loss stops being a number.
     """
     optimizer, progress = optimiser(network, recipe), Progress()
     if checkpoint.exists():
@@ -174,7 +181,13 @@ def train(
     share = recipe.steps or int(recipe.seconds)
     saved, sums, counted, since = progress.seconds, dict[str, float](), 0, progress.seconds
     units = "steps" if recipe.steps else "s"
-    with tqdm(total=share, initial=progress.step if recipe.steps else int(progress.seconds), desc=recipe.name, unit=units) as bar:
+    with tqdm(
+        total=share,
+        initial=progress.step if recipe.steps else int(progress.seconds),
+        desc=recipe.name,
+        unit=units,
+        mininterval=1,
+    ) as bar:
         while (progress.step < recipe.steps) if recipe.steps else (progress.seconds < recipe.seconds):
             if stop_at is not None and progress.step >= stop_at:
                 save(checkpoint, network, optimizer, recipe.name, progress)
@@ -184,7 +197,9 @@ def train(
             scale = rate_at(done if done else 1e-3, recipe.warm_up)
             for group in optimizer.param_groups:
                 group["lr"] = recipe.rate * group["factor"] * scale
-            turn = next((place for place, one in enumerate(sources) if place and progress.step % one.every == one.every - 1), 0)
+            turn = next(
+                (place for place, one in enumerate(sources) if place and progress.step % one.every == one.every - 1), 0
+            )
             source = sources[turn]
             # Each source counts its own batches, so that none is skipped.
             number = progress.step // source.every if turn else progress.step
@@ -205,12 +220,22 @@ def train(
                 if not np.isfinite(means.get("loss", 0.0)):
                     raise FloatingPointError(f"{recipe.name}: the loss is {means['loss']} at step {progress.step}")
                 speed = counted / max(1e-9, progress.seconds - since)
-                progress.rows.append({"stage": recipe.name, "step": progress.step, "seconds": progress.seconds, "pairs_per_s": speed, **means})
+                progress.rows.append(
+                    {
+                        "stage": recipe.name,
+                        "step": progress.step,
+                        "seconds": progress.seconds,
+                        "pairs_per_s": speed,
+                        **means,
+                    }
+                )
                 bar.set_postfix(loss=f"{means.get('loss', 0.0):.3f}", pairs_per_s=f"{speed:.0f}", step=progress.step)
                 sums, counted, since = {}, 0, progress.seconds
             bar.update(1 if recipe.steps else max(0, min(share, int(progress.seconds)) - bar.n))
             if progress.seconds - saved >= recipe.checkpoint_s:
-                progress.rows.append({"stage": recipe.name, "step": progress.step, "seconds": progress.seconds, **measured()})
+                progress.rows.append(
+                    {"stage": recipe.name, "step": progress.step, "seconds": progress.seconds, **measured()}
+                )
                 save(checkpoint, network, optimizer, recipe.name, progress)
                 saved = progress.seconds
     progress.rows.append({"stage": recipe.name, "step": progress.step, "seconds": progress.seconds, **measured()})

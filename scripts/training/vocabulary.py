@@ -72,14 +72,15 @@ def build_tokenizer(lines: Iterable[str], characters: int = 6400, pieces: int = 
     words = _other_words(rest)
     piecewise = Tokenizer(WordPiece(unk_token="[UNK]"))
     piecewise.pre_tokenizer = BertPreTokenizer()
-    trainer = WordPieceTrainer(vocab_size=pieces, show_progress=False, special_tokens=[])
-    # The alphabet is cut here: the trainer's own limit breaks ties at random, and the vocabulary must not depend on chance.
+    # Letters and "##" letters are handed over in order: the trainer would number them, and break ties, at random.
     letters: Counter[str] = Counter()
     for word, count in words.items():
         for letter in word:
             letters[letter] += count
     alphabet = {letter for letter, _ in _most_common(letters, pieces // 3)}
     common = [(word, count) for word, count in _most_common(words, 50_000) if alphabet.issuperset(word)]
+    ordered = sorted(alphabet) + sorted({"##" + letter for word, _ in common for letter in word[1:]})
+    trainer = WordPieceTrainer(vocab_size=pieces, show_progress=False, special_tokens=ordered)
     piecewise.train_from_iterator((word for word, count in common for _ in range(min(count, 300))), trainer)
     learnt = [piece for piece, _ in sorted(piecewise.get_vocab().items(), key=lambda item: item[1])][:pieces]
     frequent = [character for character, _ in _most_common(cjk, characters)]

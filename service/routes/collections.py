@@ -8,10 +8,12 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Query, Request, Response
 from starlette.convertors import PathConvertor, register_url_convertor
 
-from service.collections import Collection, check_name
+from service.collections import Collection
 from service.document_rules import Entry, check_document
 from service.documents import Document
 from service.errors import Conflict, InvalidRequest, NotFound, ServiceError
+from service.indexing import CANNOT_ENCODE, NO_TOKEN
+from service.library import check_name
 from service.routes.calls import JsonRoute, Ready, in_pool, json_response, until_encoded
 from service.runtime import Runtime
 from service.schemas import (
@@ -89,13 +91,15 @@ async def post_documents(request: Request, runtime: Ready, name: str, body: Docu
     batch = await in_pool(request, runtime.write_pool, runtime.indexer.begin, entries, True)
     try:
         if batch.unreadable:
-            raise InvalidRequest(f"documents[{min(batch.unreadable)}]: the text has no token that the model can read")
+            raise InvalidRequest(f"documents[{min(batch.unreadable)}]: {NO_TOKEN}")
         collection, _ = await in_pool(request, runtime.write_pool, runtime.create_collection, name)
         collection.check_model(runtime.encoder.fingerprint)
     except ServiceError:
         batch.submission.cancel()
         raise
     await until_encoded(request, batch.submission)
+    if failures := batch.submission.outcome().failures:
+        raise InvalidRequest(f"documents[{batch.positions[min(failures)]}]: {CANNOT_ENCODE}")
     indexed = await in_pool(request, runtime.write_pool, runtime.indexer.finish, collection, batch)
     return json_response({"upserted": len(indexed.ids), "ids": indexed.ids, "truncated": indexed.truncated})
 

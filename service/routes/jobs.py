@@ -10,10 +10,10 @@ import orjson
 from fastapi import APIRouter, Request, Response
 from sse_starlette import EventSourceResponse
 
-from service.collections import check_name
 from service.corpus_files import format_of_content_type
 from service.errors import InvalidRequest
 from service.jobs import Job
+from service.library import check_name
 from service.routes.calls import Ready, json_response, limited_stream
 from service.schemas import JobAccepted, JobInfo
 

@@ -6,6 +6,7 @@ from typing import Any
 
 from fastapi import APIRouter, Request, Response
 
+from service.alignment import Alignment, EncodedText, PairSimilarity, compare, encoded_texts
 from service.batching import Submission
 from service.document_rules import wrong_text
 from service.errors import InvalidRequest
@@ -13,7 +14,7 @@ from service.filters import parse_filter
 from service.routes.calls import JsonRoute, Ready, in_pool, json_response, until_encoded
 from service.runtime import Runtime
 from service.schemas import SearchBody, SearchResults, SimilarityBody, SimilarityResults
-from service.search import Alignment, Answer, EncodedText, Hit, PairSimilarity, SearchOptions, Timings, encoded_texts
+from service.search import Answer, Hit, SearchOptions, Timings
 
 router = APIRouter(prefix="/v1", tags=["search"], route_class=JsonRoute)
 
@@ -68,11 +69,13 @@ async def post_similarity(request: Request, runtime: Ready, body: SimilarityBody
         raise InvalidRequest(
             f"the pairs cannot be compared within default_timeout_ms = {runtime.settings.default_timeout_ms}; send fewer"
         )
-    pairs = list(zip(encoded[::2], encoded[1::2], strict=True))
-    compared = await in_pool(
-        request, runtime.search_pool, runtime.searcher.compare, pairs, body.measures, body.explain, timings
-    )
+    compared = await in_pool(request, runtime.search_pool, _compare_all, encoded, body)
+    timings.lap("rerank")
     return _timed({"results": [_pair(pair) for pair in compared]}, timings)
+
+
+def _compare_all(texts: list[EncodedText], body: SimilarityBody) -> list[PairSimilarity]:
+    return [compare(*pair, body.measures, body.explain) for pair in zip(texts[::2], texts[1::2], strict=True)]
 
 
 async def _encoded(

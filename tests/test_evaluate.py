@@ -1,0 +1,224 @@
+"""The evaluation program agrees with definitions, with scipy, and on tiny files with what can be worked out by hand."""
+
+import itertools
+import json
+import lzma
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.stats import spearmanr
+
+from models.encoder import Encoder
+from models.transport import distance
+from scripts.evaluate import main, question_task, read_task
+from scripts.evaluation.floors import Bm25, TfIdf, grams
+from scripts.evaluation.measures import judge, mean, spearman
+from scripts.evaluation.searching import FileSearch, Setting
+from tests.conftest import write_bert
+
+TEXTS = [
+    "怎么还花呗",
+    "花呗如何还款",
+    "银行卡密码忘记了",
+    "图书馆开门时间",
+    "退货怎么办理",
+    "快递在哪里查询",
+    "我想换成绩单",
+]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Write a tiny model folder with random weights."""
+    path = tmp_path_factory.mktemp("model") / "tiny"
+    write_bert(path)
+    return path
+
+
+def write_files(folder: Path) -> list[str]:
+    """Write a search of seven texts and give its command line."""
+    (folder / "corpus.tsv").write_text("".join(f"t{row}\t{text}\n" for row, text in enumerate(TEXTS)), encoding="utf-8")
+    (folder / "queries.tsv").write_text("q0\t花呗怎么还款\nq1\t密码忘记\nq2\t无关\n", encoding="utf-8")
+    with lzma.open(folder / "qrels.tsv.xz", "wt", encoding="utf-8") as file:
+        file.write("q0\tt0\t1\nq0\tt1\t1\nq0\tt4\t0\nq1\tt2\t1\nq2\tt3\t0\n")
+    names = {"corpus": "corpus.tsv", "queries": "queries.tsv", "qrels": "qrels.tsv.xz"}
+    return [part for name, file in names.items() for part in (f"--{name}", str(folder / file))]
+
+
+def answer(capsys: pytest.CaptureFixture[str], *arguments: str) -> dict[str, object]:
+    """Run the program and read its one JSON line."""
+    main([*arguments, "--json"])
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 1
+    return dict(json.loads(lines[0]))
+
+
+@settings(deadline=None, max_examples=50)
+@given(st.lists(st.tuples(st.integers(-3, 3), st.integers(0, 4)), min_size=2, max_size=20))
+def test_spearman_agrees_with_scipy(rows: list[tuple[int, int]]) -> None:
+    """Rank correlation equals scipy's, ties included; NaN where a side is constant."""
+    scores, labels = zip(*rows, strict=True)
+    if len(set(scores)) == 1 or len(set(labels)) == 1:
+        assert math.isnan(spearman(scores, labels))
+    else:
+        assert spearman(scores, labels) == pytest.approx(float(spearmanr(scores, labels).statistic), abs=1e-12)
+
+
+@settings(deadline=None, max_examples=50)
+@given(
+    st.permutations(list("abcdefghijklmno")),
+    st.dictionaries(st.sampled_from("abcdefghijklmnoz"), st.integers(0, 3), min_size=1),
+)
+def test_judgement_follows_the_definitions(ranking: Sequence[str], relevance: dict[str, int]) -> None:
+    """Recall, MRR and nDCG equal a loop over the ranked list."""
+    relevant = [name for name, grade in relevance.items() if grade]
+    if not relevant:
+        with pytest.raises(ValueError, match="relevant"):
+            judge(ranking, {})
+        return
+    found = judge(ranking, {name: float(grade) for name, grade in relevance.items()})
+    assert found["recall@1"] == (ranking[0] in relevant) / len(relevant)
+    assert found["recall@10"] == len(set(ranking[:10]) & set(relevant)) / len(relevant)
+    assert found["success@1"] == float(ranking[0] in relevant)
+    assert found["mrr@10"] == max(
+        (1 / (ranking[:10].index(name) + 1) for name in relevant if name in ranking[:10]), default=0.0
+    )
+    gain = sum(relevance.get(name, 0) / math.log2(place + 2) for place, name in enumerate(ranking[:10]))
+    best = sum(
+        grade / math.log2(place + 2) for place, grade in enumerate(sorted(relevance.values(), reverse=True)[:10])
+    )
+    assert found["ndcg@10"] == pytest.approx(gain / best)
+
+
+def test_means_are_percentages() -> None:
+    """Judgements are averaged over queries and multiplied by 100."""
+    assert mean([{"mrr@10": 1.0}, {"mrr@10": 0.5}]) == {"mrr@10": 75.0}
+    assert mean([]) == {}
+
+
+def test_tfidf_knows_shared_grams() -> None:
+    """A text is fully similar to itself, not at all to one without common n-grams, and white space and case do not count."""
+    floor = TfIdf(TEXTS, 2)
+    assert floor.similarity(TEXTS[0], TEXTS[0]) == pytest.approx(1.0)
+    assert floor.similarity(TEXTS[0], TEXTS[3]) == 0.0
+    assert grams("Ａ b", 2) == ["ab"]
+    assert grams("花", 2) == ["花"]
+    assert grams("  ", 2) == []
+
+
+def test_bm25_equals_its_formula() -> None:
+    """The score is the sum over the query's n-grams of Lucene's idf times the saturated count."""
+    texts, query = ["花花呗", "花呗还款", "还款"], "花呗"
+    length = np.mean([len(text) for text in texts])
+    for row, score in enumerate(Bm25(texts, 1).scores(query)):
+        expected = 0.0
+        for gram in query:
+            frequency, count = sum(gram in text for text in texts), texts[row].count(gram)
+            idf = math.log1p((len(texts) - frequency + 0.5) / (frequency + 0.5))
+            expected += idf * 2.2 * count / (count + 1.2 * (0.25 + 0.75 * len(texts[row]) / length))
+        assert score == pytest.approx(expected)
+
+
+def test_queries_without_a_relevant_text_are_not_asked(tmp_path: Path) -> None:
+    """A query whose judgements are all 0, or that has none, is left out; --limit keeps evenly spread ones."""
+    write_files(tmp_path)
+    files = (tmp_path / "corpus.tsv", tmp_path / "queries.tsv", tmp_path / "qrels.tsv.xz")
+    assert list(read_task(*files, limit=None).queries) == ["q0", "q1"]
+    assert list(read_task(*files, limit=1).queries) == ["q0"]
+
+
+def test_a_question_search_is_made_of_pairs(tmp_path: Path) -> None:
+    """The left text of a positive pair asks for the right one among all right texts."""
+    (tmp_path / "pairs.tsv").write_text("一\t甲\t1\n二\t乙\t0\n一\t丙\t1\n", encoding="utf-8")
+    task = question_task(tmp_path / "pairs.tsv", None)
+    assert list(task.corpus.values()) == ["甲", "乙", "丙"]
+    assert task.queries == {"0": "一"}
+    assert task.relevance == {"0": {"0": 1.0, "2": 1.0}}
+
+
+def test_sts_reports_spearman_per_file_and_measure(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The reported number is 100 times Spearman of the measure, and fused is the weighted sum of cosine and 1 − WRD."""
+    file = tmp_path / "sts.tsv"
+    rows = [(one, other, place % 3) for place, (one, other) in enumerate(itertools.pairwise(TEXTS))]
+    file.write_text("".join(f"{a}\t{b}\t{label}\n" for a, b, label in rows), encoding="utf-8")
+    found = answer(
+        capsys,
+        "sts",
+        str(file),
+        "--model",
+        str(folder),
+        "--device",
+        "cpu",
+        "--measure",
+        "cosine",
+        "fused",
+        "--weight",
+        "0.25",
+    )
+    encoder = Encoder(folder, device="cpu")
+    encoded = encoder.encode(encoder.tokenize(TEXTS))
+    labels = [label for _, _, label in rows]
+    cosine = [float(encoded.sentences[row] @ encoded.sentences[row + 1]) for row in range(len(rows))]
+    transport = [1 - distance(encoded.tokens[row], encoded.tokens[row + 1], "wrd") for row in range(len(rows))]
+    fused = [0.75 * one + 0.25 * other for one, other in zip(cosine, transport, strict=True)]
+    expected = {"cosine": 100 * spearman(cosine, labels), "fused": 100 * spearman(fused, labels)}
+    assert found["spearman"] == {str(file): pytest.approx(expected, abs=20)}  # int8 token vectors may swap near ties
+    assert isinstance(found["spearman"], dict)
+    assert found["spearman"][str(file)]["cosine"] == pytest.approx(expected["cosine"], abs=0.01)
+
+
+def test_retrieval_reports_every_setting(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """One setting is at the top level, several are a list of runs; a floor needs no folder."""
+    files = write_files(tmp_path)
+    one = answer(capsys, "retrieval", *files, "--model", str(folder), "--retrieve", "lexical")
+    assert one["queries"] == 2
+    assert one["success@1"] == 100.0
+    assert one["retrieve"] == "lexical"
+    many = answer(
+        capsys, "retrieval", *files, "--model", str(folder), "--retrieve", "vector", "hybrid", "--rerank", "none", "wrd"
+    )
+    assert isinstance(many["runs"], list)
+    assert len(many["runs"]) == 4
+    assert all(run["recall@10"] == 100.0 for run in many["runs"])
+    assert answer(capsys, "retrieval", *files, "--model", "bm25-char1")["success@1"] == 100.0
+    within = answer(capsys, "retrieval", *files, "--model", "bm25-char2", "--within")
+    assert within["recall@10"] == 100.0
+
+
+def test_weights_agree_with_searching(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The grid's number for a couple of weights is the one that a search with these weights gets."""
+    files = write_files(tmp_path)
+    grid = answer(capsys, "weights", *files, "--model", str(folder), "--retrieve", "hybrid")["mrr@10"]
+    assert isinstance(grid, dict)
+    chosen = ("--retrieve", "hybrid", "--rerank", "wrd", "--weight", "0.4", "--lexical-weight", "0.2")
+    run = answer(capsys, "retrieval", *files, "--model", str(folder), *chosen)
+    assert grid["lexical_weight 0.2"]["weight 0.4"] == run["mrr@10"]
+
+
+def test_reranking_settles_the_first_ten(folder: Path) -> None:
+    """Transport alone orders the candidates by WRD, whoever proposed them."""
+    encoder = Encoder(folder, device="cpu")
+    search = FileSearch(encoder, TEXTS, ["花呗怎么还款"])
+    ranking = search.rankings(Setting("vector", "wrd", 1.0, 0.0, 7))[0]
+    parts = search.parts(Setting("vector", "wrd", 1.0, 0.0, 7))[0]
+    assert ranking.tolist() == parts.rows[np.argsort(-parts.transport, kind="stable")].tolist()
+
+
+def test_a_bad_line_is_named(tmp_path: Path) -> None:
+    """A file with a wrong number of cells is refused with file and line."""
+    (tmp_path / "sts.tsv").write_text("一\t二\t1\n一\t二\n", encoding="utf-8")
+    with pytest.raises(ValueError, match=r"sts\.tsv:2"):
+        main(["sts", str(tmp_path / "sts.tsv"), "--model", "tfidf-char1"])
+
+
+def test_a_person_gets_a_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Without --json the report is lines of names and numbers."""
+    main(["retrieval", *write_files(tmp_path), "--model", "bm25-char2"])
+    assert "mrr@10: 100.0" in capsys.readouterr().out
