@@ -15,3 +15,7 @@ import os
 # Idle OpenMP threads that spin starve whoever shares their core. The runtimes (torch, FAISS and POT bring one each)
 # read this when they are loaded, so it must stand before their imports.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+# ONNX Runtime's Linux wheels write a device id under the home directory and send telemetry unless this is set before
+# their import. Nothing that a user indexes or asks leaves the machine.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")

@@ -25,6 +25,8 @@ from models.encoder_folder import EncoderFolder, Pooling, read_encoder_folder
 
 MAX_BATCH_TOKENS = {"cpu": 4_096, "cuda": 16_384}
 """Padded tokens in one forward; more makes a CPU batch leave the cache, fewer leaves the matrix units idle."""
+LEAST_FILLED = {"cpu": 0.7, "cuda": 0.0}
+"""Least share of a batch's longest text that a text of the same batch has."""
 
 
 class Tokenized(NamedTuple):
@@ -177,7 +179,8 @@ class Encoder:
             return Encoded(np.empty((0, self.dim), np.float32), [], [])
         sentences: list[NDArray[np.float32]] = [np.empty(0, np.float32)] * len(texts)
         tokens: list[NDArray[np.float32]] = [np.empty((0, 0), np.float32)] * len(texts)
-        for batch in batches_by_length([len(text.ids) for text in texts], MAX_BATCH_TOKENS[self.device]):
+        lengths = [len(text.ids) for text in texts]
+        for batch in batches_by_length(lengths, MAX_BATCH_TOKENS[self.device], LEAST_FILLED[self.device]):
             ids, mask = pad([texts[i].ids for i in batch])
             vectors, contextual = self._forward(ids, mask)
             for position, i in enumerate(batch):
@@ -203,14 +206,16 @@ def choose_device(device: str) -> str:
     return "cuda" if has_cuda and device != "cpu" else "cpu"
 
 
-def batches_by_length(lengths: Sequence[int], max_tokens: int) -> list[list[int]]:
+def batches_by_length(lengths: Sequence[int], max_tokens: int, least_filled: float = 0.0) -> list[list[int]]:
     """Group positions so that texts of similar length share a batch of at most ``max_tokens`` padded tokens.
 
-    Longest first; a single text longer than the budget is a batch of its own.
+    Longest first; a single text longer than the budget is a batch of its own. A text shorter than ``least_filled`` of the
+    longest begins a new batch: on a CPU padding costs what tokens cost.
     """
     batches: list[list[int]] = []
     for i in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
-        if batches and (len(batches[-1]) + 1) * lengths[batches[-1][0]] <= max_tokens:
+        longest = lengths[batches[-1][0]] if batches else 0
+        if batches and (len(batches[-1]) + 1) * longest <= max_tokens and lengths[i] >= least_filled * longest:
             batches[-1].append(i)
         else:
             batches.append([i])

@@ -201,10 +201,11 @@ def test_cuda_agrees_with_the_cpu(model_folder: Path, encoder: Encoder) -> None:
     assert cosines.min() > 0.995
 
 
-@given(st.lists(st.integers(1, 60), min_size=1, max_size=50), st.integers(1, 128))
-def test_batches_keep_the_budget_and_lose_nothing(lengths: list[int], budget: int) -> None:
-    """Every position occurs once; padded tokens stay within the budget unless one text alone exceeds it."""
-    batches = batches_by_length(lengths, budget)
+@given(st.lists(st.integers(1, 60), min_size=1, max_size=50), st.integers(1, 128), st.sampled_from([0.0, 0.7, 1.0]))
+def test_batches_keep_the_budget_and_lose_nothing(lengths: list[int], budget: int, filled: float) -> None:
+    """Every position occurs once; padded tokens stay within the budget unless one text alone exceeds it; none is much shorter."""
+    batches = batches_by_length(lengths, budget, filled)
+    assert all(min(lengths[i] for i in batch) >= filled * max(lengths[i] for i in batch) for batch in batches)
     assert sorted(i for batch in batches for i in batch) == list(range(len(lengths)))
     assert all(len(batch) == 1 or len(batch) * max(lengths[i] for i in batch) <= budget for batch in batches)
 
