@@ -5,8 +5,7 @@ The idea: compressed codes propose, exact vectors decide. All float32 vectors st
 one; and every candidate is scored again with its float32 vector. So scores are exact on every index type. Deletes and filters
 are applied to what was proposed, on the CPU and the GPU alike (GPU indexes ignore selectors silently); where too few
 candidates are left, and in small collections always, all vectors are compared. "auto" is exact up to `exact_limit` vectors, then
-4-bit product codes scanned in registers (André et al., "Quicker ADC", arXiv:1812.09162), then these in inverted lists; the
-measurements behind it are printed by scripts/benchmark/index.py.
+4-bit product codes scanned in registers ("Quicker ADC", arXiv:1812.09162), then these in inverted lists (DECISIONS.md).
 
 A search reads one view that the writer replaces as a whole: slots are only appended, a removal copies the mask, and a FAISS
 index that a view holds is never changed. So no search waits, and each sees all or nothing of an update. `maintain`

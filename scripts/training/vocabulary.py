@@ -53,7 +53,7 @@ def _other_words(counts: Counter[str]) -> Counter[str]:
     return words
 
 
-def _most_common(counts: Counter[str], number: int) -> list[tuple[str, int]]:
+def _frequent(counts: Counter[str], number: int) -> list[tuple[str, int]]:
     """Give the `number` most frequent, equal ones in the order of their code points."""
     return sorted(counts.items(), key=lambda item: (-item[1], item[0]))[:number]
 
@@ -77,13 +77,13 @@ def build_tokenizer(lines: Iterable[str], characters: int = 6400, pieces: int = 
     for word, count in words.items():
         for letter in word:
             letters[letter] += count
-    alphabet = {letter for letter, _ in _most_common(letters, pieces // 3)}
-    common = [(word, count) for word, count in _most_common(words, 50_000) if alphabet.issuperset(word)]
+    alphabet = {letter for letter, _ in _frequent(letters, pieces // 3)}
+    common = [(word, count) for word, count in _frequent(words, 50_000) if alphabet.issuperset(word)]
     ordered = sorted(alphabet) + sorted({"##" + letter for word, _ in common for letter in word[1:]})
     trainer = WordPieceTrainer(vocab_size=pieces, show_progress=False, special_tokens=ordered)
     piecewise.train_from_iterator((word for word, count in common for _ in range(min(count, 300))), trainer)
     learnt = [piece for piece, _ in sorted(piecewise.get_vocab().items(), key=lambda item: item[1])][:pieces]
-    frequent = [character for character, _ in _most_common(cjk, characters)]
+    frequent = [character for character, _ in _frequent(cjk, characters)]
     vocabulary = {token: row for row, token in enumerate(dict.fromkeys([*SPECIALS, *learnt, *frequent]))}
     tokenizer = Tokenizer(WordPiece(vocabulary, unk_token="[UNK]", max_input_chars_per_word=100))
     tokenizer.normalizer = BertNormalizer(lowercase=True)
