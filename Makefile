@@ -2,13 +2,13 @@
 VENV ?= .venv
 PYTHON ?= python3
 EXTRA := $(shell command -v nvidia-smi >/dev/null 2>&1 && nvidia-smi -L >/dev/null 2>&1 && echo gpu || echo cpu)
-PIP := $(VENV)/bin/pip install --quiet --disable-pip-version-check
+PIP := $(VENV)/bin/pip install --quiet --quiet --disable-pip-version-check
 SOURCES := models service scripts tests
 
 .PHONY: run test check format bench image clean
 
 run: $(VENV)/installed-$(EXTRA)
-	exec $(VENV)/bin/moverank serve
+	@exec $(VENV)/bin/moverank serve
 
 test: $(VENV)/installed-dev
 	$(VENV)/bin/python -m pytest

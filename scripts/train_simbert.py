@@ -92,6 +92,7 @@ def parser() -> argparse.ArgumentParser:
         default=0.3,
         help="factor of the rate of token vectors, weights and projection in stage similar",
     )
+    add("--keep", type=float, default=0.85, help="share of stage similar's change that is kept (chosen on development data)")
     add("--loss", choices=get_args(InBatch), default="softmax", help="in-batch loss; formulas in models/losses.py")
     add("--scale", type=float, default=20.0, help="factor of similarities in the in-batch loss")
     add("--pair-weight", type=float, default=2.0, help="weight of the labelled pairs' loss")
@@ -210,6 +211,14 @@ def recipe(choices: argparse.Namespace, stage: str) -> Recipe:
     )
 
 
+@torch.no_grad()
+def keep_part(network: SimBert, before: dict[str, torch.Tensor], share: float) -> None:
+    """Go back from what a stage made of `before`: before + share · (after − before), WiSE-FT (arXiv:2109.01903)."""
+    for name, value in network.state_dict().items():
+        if share != 1.0 and name != "table":
+            value.copy_(before[name] + share * (value - before[name]))
+
+
 def run(choices: argparse.Namespace, stop_at: int | None = None) -> SimBert:
     """Train the stages and export the model folder; `stop_at` ends the last stage early at that step, as a kill would."""
     torch.set_num_threads(choices.threads)
@@ -241,11 +250,13 @@ def run(choices: argparse.Namespace, stop_at: int | None = None) -> SimBert:
             say(f"development: {json.dumps({name: round(value, 2) for name, value in found.items()})}")
             return found
 
+        before = {name: value.detach().clone() for name, value in network.state_dict().items()}
         finished = work / f"{stage}.pt"
         if finished.exists():
             state = torch.load(finished, weights_only=True, map_location=device)
             network.load_state_dict(state["network"])
             rows.extend(Progress(**state["progress"]).rows)
+            keep_part(network, before, choices.keep if one.layers else 1.0)
             continue
         progress = train(
             network,
@@ -261,6 +272,7 @@ def run(choices: argparse.Namespace, stop_at: int | None = None) -> SimBert:
         if stop_at is not None and stage == choices.stages[-1]:
             return network
         save(finished, network, None, stage, progress)
+        keep_part(network, before, choices.keep if one.layers else 1.0)
         checkpoint.unlink(missing_ok=True)
         write_curves(rows, work)
     card = {

@@ -157,6 +157,12 @@ def test_image_serves_on_its_volume_and_stops_on_sigterm() -> None:
     assert environment(instructions)["MOVERANK_HOST"] == "0.0.0.0"
 
 
+@pytest.mark.parametrize("target", ["cpu", "gpu"])
+def test_nothing_leaves_the_container(target: str) -> None:
+    """Neither a model hub nor ONNX Runtime's telemetry is asked or told anything from inside an image."""
+    assert {"HF_HUB_OFFLINE": "1", "ORT_DISABLE_TELEMETRY": "1"}.items() <= environment(final(target)).items()
+
+
 def test_health_is_readiness() -> None:
     """HEALTHCHECK asks /readyz in a program that Python accepts, and Compose asks the same."""
     check = only(final("cpu"), "HEALTHCHECK")
