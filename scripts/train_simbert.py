@@ -45,7 +45,7 @@ def parser() -> argparse.ArgumentParser:
     add("--out", type=Path, required=True, help="model folder to write")
     add("--work", type=Path, help="folder of checkpoints and curves (default: OUT.work)")
     add("--stages", nargs="+", choices=STAGES, default=list(STAGES))
-    add("--minutes", type=float, nargs="+", default=[5.0, 60.0], help="of training, one number per stage")
+    add("--minutes", type=float, nargs="+", default=[4.5, 45.0], help="of training, one number per stage")
     add("--steps", type=int, nargs="+", help="in place of --minutes: steps of each stage, the same on every machine")
     add("--seed", type=int, default=1)
     add("--device", default="auto", choices=("auto", "cpu", "cuda"))
@@ -79,7 +79,7 @@ def parser() -> argparse.ArgumentParser:
         default=6_000,
         help="paragraphs of each text file that give (sentence, paragraph) pairs; 0: none",
     )
-    add("--passages-every", type=int, default=5, help="every n-th step is on passages")
+    add("--passages-every", type=int, default=8, help="every n-th step is on passages")
     add("--positives", type=int, default=48, help="positive pairs in a batch")
     add("--negatives", type=int, default=24, help="labelled negative pairs in a batch")
     add("--cap", type=int, default=40_000, help="positive pairs of one family in an epoch")
@@ -106,8 +106,8 @@ def parser() -> argparse.ArgumentParser:
     add("--held-out", type=float, default=0.01, help="share of groups kept for development")
     add("--checkpoint-minutes", type=float, default=5.0)
     add("--max-tokens", type=int, default=512, help="serving cuts texts there (moverank.json)")
-    add("--weight", type=float, default=0.7, help="of transport against cosine in the fused score (moverank.json)")
-    add("--lexical-weight", type=float, default=0.3, help="of BM25 against the fused score (moverank.json)")
+    add("--weight", type=float, default=0.3, help="of transport against cosine in the fused score (moverank.json)")
+    add("--lexical-weight", type=float, default=0.7, help="of BM25 against the fused score (moverank.json)")
     add(
         "--retrieve",
         choices=("vector", "lexical", "hybrid"),
