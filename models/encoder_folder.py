@@ -10,6 +10,8 @@ Only safetensors are read and no code of the folder is run.
 
 import hashlib
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, cast, get_args
@@ -24,6 +26,14 @@ from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedModel
 Pooling = Literal["cls", "mean", "pooler"]
 TokenVectors = Literal["static", "projected", "hidden"]
 
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "vocab.txt",
+    "vocab.json",
+    "tokenizer.model",
+    "spiece.model",
+    "sentencepiece.bpe.model",
+)
 DEFAULT_MAX_TOKENS = 512
 """Used where neither the card, the folder nor the position table says how long a text may be."""
 
@@ -53,20 +63,24 @@ class EncoderFolder:
     def load_network(self) -> PreTrainedModel:
         """Load the transformer in float32, in evaluation mode, on the CPU."""
         extra = {"add_pooling_layer": False} if self._has_optional_pooler() else {}
-        network = AutoModel.from_pretrained(
-            self.path,
-            use_safetensors=True,
-            local_files_only=True,
-            trust_remote_code=False,
-            dtype=torch.float32,
-            **extra,
-        )
+        with _loading(self.path, "weights"):
+            network = AutoModel.from_pretrained(
+                self.path,
+                use_safetensors=True,
+                local_files_only=True,
+                trust_remote_code=False,
+                dtype=torch.float32,
+                **extra,
+            )
         return cast(PreTrainedModel, network.eval())
 
     def load_tokenizer(self) -> Any:
         """Load the fast tokenizer's backend (a ``tokenizers.Tokenizer``) with truncation at ``max_tokens``."""
-        tokenizer = AutoTokenizer.from_pretrained(self.path, local_files_only=True, trust_remote_code=False)
-        backend = tokenizer.backend_tokenizer
+        if not any((self.path / name).is_file() for name in TOKENIZER_FILES):  # transformers would make an empty one
+            raise ValueError(f"{self.path} has no tokenizer: none of {', '.join(TOKENIZER_FILES)}")
+        with _loading(self.path, "tokenizer"):
+            tokenizer = AutoTokenizer.from_pretrained(self.path, local_files_only=True, trust_remote_code=False)
+            backend = tokenizer.backend_tokenizer
         backend.no_padding()
         backend.enable_truncation(self.max_tokens)
         return backend
@@ -102,6 +116,8 @@ def read_encoder_folder(path: Path, pooling: Pooling | None = None) -> EncoderFo
     if not any(path.glob("*.safetensors")):
         raise ValueError(f"{path} has no .safetensors file; only safetensors are loaded, convert the checkpoint first")
     card = _read_json(path / "moverank.json") if (path / "moverank.json").is_file() else {}
+    if not isinstance(card, dict):
+        raise ValueError(f"{path}/moverank.json is not an object")
     declared, word_weights, dense, declared_length = _read_modules(path)
     chosen = declared or pooling or cast(Pooling, card.get("pooling", "cls"))
     if chosen not in get_args(Pooling):
@@ -126,6 +142,15 @@ def fingerprint(path: Path, pooling: str) -> str:
             with file.open("rb") as stream:
                 digest.update(hashlib.file_digest(stream, "sha256").digest())
     return digest.hexdigest()[:16]
+
+
+@contextmanager
+def _loading(path: Path, what: str) -> Iterator[None]:
+    """Turn whatever a library raises about broken files into a ValueError that names the folder."""
+    try:
+        yield
+    except Exception as error:
+        raise ValueError(f"the {what} of {path} cannot be loaded: {error or type(error).__name__}") from error
 
 
 def _read_modules(path: Path) -> tuple[Pooling | None, NDArray[np.float32] | None, tuple[DenseLayer, ...], int | None]:

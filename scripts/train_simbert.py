@@ -45,7 +45,9 @@ def parser() -> argparse.ArgumentParser:
     add("--out", type=Path, required=True, help="model folder to write")
     add("--work", type=Path, help="folder of checkpoints and curves (default: OUT.work)")
     add("--stages", nargs="+", choices=STAGES, default=list(STAGES))
-    add("--minutes", type=float, nargs="+", default=[4.5, 45.0], help="of training, one number per stage")
+    add(
+        "--minutes", type=float, nargs="+", default=[4.5, 45.0], help="of training in stage static and in stage similar"
+    )
     add("--steps", type=int, nargs="+", help="in place of --minutes: steps of each stage, the same on every machine")
     add("--seed", type=int, default=1)
     add("--device", default="auto", choices=("auto", "cpu", "cuda"))
@@ -92,7 +94,12 @@ def parser() -> argparse.ArgumentParser:
         default=0.3,
         help="factor of the rate of token vectors, weights and projection in stage similar",
     )
-    add("--keep", type=float, default=0.85, help="share of stage similar's change that is kept (chosen on development data)")
+    add(
+        "--keep",
+        type=float,
+        default=0.85,
+        help="share of stage similar's change that is kept (chosen on development data)",
+    )
     add("--loss", choices=get_args(InBatch), default="softmax", help="in-batch loss; formulas in models/losses.py")
     add("--scale", type=float, default=20.0, help="factor of similarities in the in-batch loss")
     add("--pair-weight", type=float, default=2.0, help="weight of the labelled pairs' loss")
@@ -100,7 +107,7 @@ def parser() -> argparse.ArgumentParser:
         "--mover-weight",
         type=float,
         nargs="+",
-        default=[1.0, 1.0],
+        default=[0.0, 1.0],
         help="weight of the relaxed mover loss, one number per stage",
     )
     add("--held-out", type=float, default=0.01, help="share of groups kept for development")
@@ -189,8 +196,8 @@ def sources(choices: argparse.Namespace, material: Material) -> list[Source]:
 
 
 def recipe(choices: argparse.Namespace, stage: str) -> Recipe:
-    """Collect the choices of `stage`; a list that is shorter than the stages repeats its last number."""
-    place = choices.stages.index(stage)
+    """Collect the choices of `stage`; a list of numbers is in the order of STAGES and repeats its last one."""
+    place = STAGES.index(stage)
 
     def nth(numbers: Sequence[float]) -> float:
         return float(numbers[min(place, len(numbers) - 1)])
@@ -199,7 +206,7 @@ def recipe(choices: argparse.Namespace, stage: str) -> Recipe:
     return Recipe(
         name=stage,
         layers=layers,
-        rate=choices.rates[min(STAGES.index(stage), len(choices.rates) - 1)],
+        rate=nth(choices.rates),
         word_rate=choices.word_rate if layers else 1.0,
         steps=int(nth(choices.steps)) if choices.steps else 0,
         seconds=nth(choices.minutes) * 60,

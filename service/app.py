@@ -106,10 +106,17 @@ async def _load(app: FastAPI) -> None:
         app.state.runtime = await asyncio.to_thread(Runtime, app.state.settings)
         log.info("ready: %s on %s", app.state.settings.model.name, app.state.runtime.encoder.device)
     except (ValueError, RuntimeError, OSError) as error:
-        app.state.reason = "the model or the data folder could not be loaded; the log has the reason"
-        app.state.failure = str(error)
-        log.critical("cannot start: %s", error)
-        app.state.on_failure()
+        _give_up(app, str(error))
+    except Exception as error:
+        log.exception("cannot start")
+        _give_up(app, f"cannot start: {type(error).__name__}: {error}; the log has the details")
+
+
+def _give_up(app: FastAPI, reason: str) -> None:
+    log.critical("%s", reason)
+    app.state.reason = "the model or the data folder could not be loaded; the log has the reason"
+    app.state.failure = reason
+    app.state.on_failure()
 
 
 def _answer(error: ServiceError) -> Response:

@@ -15,7 +15,7 @@ from tokenizers import Tokenizer
 from transformers import AutoTokenizer
 
 from models.encoder import Encoder
-from scripts.train_simbert import parser, run
+from scripts.train_simbert import keep_part, parser, run
 from scripts.training.first_vectors import count_neighbours, inverse_document_frequency, ppmi, reduced
 from scripts.training.network import SimBert, bert_config
 from scripts.training.pairs import Sampler, read_pairs, split, tokenize
@@ -132,6 +132,19 @@ def test_the_whole_network_starts_as_the_bag() -> None:
     with torch.no_grad():
         cosine = (network(ids).sentences * network.bag(ids).sentences).sum(dim=1)
     assert float(cosine.min()) > 0.95
+
+
+def test_a_share_of_a_stage_can_be_kept() -> None:
+    """Keeping half of a change gives the mean of both ends, keeping all changes nothing, and the table stays."""
+    network = SimBert(bert_config(20, hidden=8, layers=1, heads=2, inner=16, positions=8), 4, 1)
+    before = {name: torch.zeros_like(value) for name, value in network.state_dict().items()}
+    network.keep_table()
+    after = {name: value.clone() for name, value in network.state_dict().items()}
+    keep_part(network, before, 1.0)
+    assert all(torch.equal(value, after[name]) for name, value in network.state_dict().items())
+    keep_part(network, before, 0.5)
+    for name, value in network.state_dict().items():
+        torch.testing.assert_close(value, after[name] * (1.0 if name == "table" else 0.5))
 
 
 def test_special_tokens_and_padding_have_no_mass() -> None:
