@@ -211,6 +211,7 @@ def test_a_test_says_what_is_true_when_it_passes(path: Path) -> None:
 def test_nothing_is_caught_blindly() -> None:
     """`except Exception` stands only where a fault must not end a thread, a probe or a job; no bare `except:`."""
     allowed = {
+        "models/encoder_folder.py",
         "models/onnx_export.py",
         "service/batching.py",
         "service/jobs.py",
