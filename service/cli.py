@@ -13,6 +13,7 @@ from pathlib import Path
 import uvicorn
 
 from service.app import create_app
+from service.errors import ServiceError
 from service.reindex import reindex
 from service.settings import Settings
 from service.version import VERSION
@@ -61,7 +62,7 @@ def main(arguments: list[str] | None = None) -> int:
             return serve(settings)
         for name in names:
             reindex(settings, name)
-    except (ValueError, RuntimeError) as error:
+    except (ValueError, RuntimeError, OSError, ServiceError) as error:
         print(f"moverank: {error}", file=sys.stderr)
         return 1
     return 0

@@ -793,3 +793,15 @@ def test_collections_that_come_and_go_disturb_nobody(client: TestClient) -> None
     with ThreadPoolExecutor(4) as pool, ExitStack():
         seen = [each for part in pool.map(make, range(4)) for each in part]
     assert [each for each in seen if each[2] not in (200, 201, 204, 404)] == []
+
+
+def test_small_limits_lower_what_was_not_asked_for(settings: Settings) -> None:
+    """With limits below the defaults a search that names neither top_k nor candidates is answered; one that does is refused."""
+    small = settings.model_copy(update={"max_top_k": 1, "max_candidates": 2})
+    with client_of(small) as client:
+        client.post("/v1/collections/a/documents", json={"documents": [{"text": "花呗"}, {"text": "银行卡"}]})
+        answer = client.post("/v1/collections/a/search", json={"query": "花呗"})
+        assert len(answer.json()["results"][0]["hits"]) == 1
+        refused = client.post("/v1/collections/a/search", json={"query": "花呗", "top_k": 10})
+        assert refused.status_code == 422
+        assert "max_top_k = 1" in refused.json()["error"]

@@ -104,8 +104,12 @@ async def _encoded(
 
 def _options(body: SearchBody, runtime: Runtime) -> SearchOptions:
     settings, defaults = runtime.settings, runtime.defaults
-    _check_most("top_k", body.top_k, "max_top_k", settings.max_top_k)
-    _check_most("candidates", body.candidates, "max_candidates", settings.max_candidates)
+    top_k = body.top_k if "top_k" in body.model_fields_set else min(body.top_k, settings.max_top_k)
+    candidates = (
+        body.candidates if "candidates" in body.model_fields_set else min(body.candidates, settings.max_candidates)
+    )
+    _check_most("top_k", top_k, "max_top_k", settings.max_top_k)
+    _check_most("candidates", candidates, "max_candidates", settings.max_candidates)
     if body.scope == "corpus" and body.rerank == "none":
         raise InvalidRequest('scope "corpus" ranks by transport: set rerank to "wrd" or "wmd"')
     try:
@@ -113,8 +117,8 @@ def _options(body: SearchBody, runtime: Runtime) -> SearchOptions:
     except ValueError as error:
         raise InvalidRequest(str(error)) from error
     return SearchOptions(
-        top_k=body.top_k,
-        candidates=body.candidates,
+        top_k=top_k,
+        candidates=candidates,
         retrieve=body.retrieve or defaults.retrieve,
         rerank=body.rerank,
         weight=defaults.weight if body.weight is None else body.weight,
