@@ -34,6 +34,8 @@ TOKENIZER_FILES = (
     "spiece.model",
     "sentencepiece.bpe.model",
 )
+_CARD_OF_VECTORS = ("token_vectors", "static_table", "max_tokens")
+
 DEFAULT_MAX_TOKENS = 512
 """Used where neither the card, the folder nor the position table says how long a text may be."""
 
@@ -130,14 +132,20 @@ def read_encoder_folder(path: Path, pooling: Pooling | None = None) -> EncoderFo
     config = _read_json(path / "config.json")
     lengths = [card.get("max_tokens"), declared_length, _positions(config)]
     max_tokens = min(int(length) for length in lengths if length) if any(lengths) else DEFAULT_MAX_TOKENS
-    return EncoderFolder(path, fingerprint(path, chosen), card, chosen, word_weights, dense, max_tokens, token_vectors)
+    return EncoderFolder(
+        path, fingerprint(path, chosen, card), card, chosen, word_weights, dense, max_tokens, token_vectors
+    )
 
 
-def fingerprint(path: Path, pooling: str) -> str:
-    """Return 16 hexadecimal digits that change when any file changes that the vectors depend on."""
-    digest = hashlib.sha256(pooling.encode())
+def fingerprint(path: Path, pooling: str, card: dict[str, Any]) -> str:
+    """Return 16 hexadecimal digits that change with whatever the vectors depend on, and not with the search's defaults."""
+    digest = hashlib.sha256(json.dumps([pooling, *(card.get(key) for key in _CARD_OF_VECTORS)]).encode())
     for file in sorted(path.rglob("*")):
-        if file.suffix in {".json", ".safetensors", ".txt", ".model"} and file.is_file():
+        if (
+            file.suffix in {".json", ".safetensors", ".txt", ".model"}
+            and file.is_file()
+            and file.name != "moverank.json"
+        ):
             digest.update(str(file.relative_to(path)).encode())
             with file.open("rb") as stream:
                 digest.update(hashlib.file_digest(stream, "sha256").digest())

@@ -23,23 +23,24 @@ TOLERANCE = 1e-4
 """Largest difference of a unit vector's entry between the exported graph and torch that an export may show."""
 
 
+SMALL_BATCH_TOKENS = 256
+"""Padded tokens up to which one thread computes a batch: handing a part of so little to another costs more than it saves
+where that core has searches to do."""
+
+
 class OnnxForward:
     """One padded batch through an exported graph; see `models.encoder.Forward`."""
 
     def __init__(self, graph: Path, threads: int) -> None:
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads
-        options.inter_op_num_threads = 1
-        # Spinning threads starve each other where cores are shared: one busy core made a 70-per-second model do 1.9.
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        options.log_severity_level = 3
-        self._session = onnxruntime.InferenceSession(str(graph), options, providers=["CPUExecutionProvider"])
+        self._small = _session(graph, 1)
+        self._large = self._small if threads == 1 else _session(graph, threads)
 
     def __call__(
         self, ids: NDArray[np.int64], mask: NDArray[np.int64]
     ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Map ids and mask (b, t) to unit sentence vectors (b, dim) and token vectors (b, t, token_dim)."""
-        sentences, tokens = self._session.run(None, {"ids": ids, "mask": mask})
+        session = self._small if ids.size <= SMALL_BATCH_TOKENS else self._large
+        sentences, tokens = session.run(None, {"ids": ids, "mask": mask})
         return sentences, tokens
 
 
@@ -100,3 +101,13 @@ def _check(forward: OnnxForward, reference: TorchForward, folder: EncoderFolder)
             difference = np.abs((mine - theirs) * inside).max(initial=0.0) / max(1.0, np.abs(theirs).max(initial=0.0))
             if not difference < TOLERANCE:
                 raise RuntimeError(f"vectors differ from torch's by {difference:.1e}")
+
+
+def _session(graph: Path, threads: int) -> onnxruntime.InferenceSession:
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    # Spinning threads starve each other where cores are shared: one busy core made a 70-per-second model do 1.9.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.log_severity_level = 3
+    return onnxruntime.InferenceSession(str(graph), options, providers=["CPUExecutionProvider"])

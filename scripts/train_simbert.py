@@ -282,6 +282,8 @@ def run(choices: argparse.Namespace, stop_at: int | None = None) -> SimBert:
         keep_part(network, before, choices.keep if one.layers else 1.0)
         checkpoint.unlink(missing_ok=True)
         write_curves(rows, work)
+    found = measure(network, material.ids, material.held, search, choices.stages[-1] == "similar", choices.longest)
+    say(f"development, as exported: {json.dumps({name: round(value, 2) for name, value in found.items()})}")
     card = {
         "token_vectors": "static",
         "static_table": "static.safetensors",

@@ -114,7 +114,7 @@ def test_concurrent_callers_share_forwards(start: Callable[..., EncodeQueue], fo
     """What arrives while a forward runs goes through the network together, up to the token budget."""
     queue = start(max_batch_tokens=64)
     hold(queue, forward)
-    single = [queue.submit(queue.encoder.tokenize(["花呗" * (i % 3 + 1)]), "interactive") for i in range(20)]
+    single = [queue.submit(queue.encoder.tokenize(["花呗借" + "还" * (i % 2)]), "interactive") for i in range(20)]
     forward.door.set()
     for submission in single:
         submission.result(PATIENCE_S)

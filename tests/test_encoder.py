@@ -151,14 +151,16 @@ def test_other_architectures_encode_as_bert_does(config: PretrainedConfig, tmp_p
         assert np.abs(encoder.encode([text]).sentences[0] - together.sentences[i]).max() < 1e-5
 
 
-def test_fingerprint_changes_with_any_file_and_the_pooling(tmp_path: Path) -> None:
-    """Another weight, another card or another pooling is another model."""
+def test_fingerprint_changes_with_what_vectors_depend_on(tmp_path: Path) -> None:
+    """Another weight, another pooling or other token vectors are another model; other defaults of the search are not."""
     write_bert(tmp_path)
-    first = fingerprint(tmp_path, "mean")
-    assert fingerprint(tmp_path, "mean") == first
-    assert fingerprint(tmp_path, "cls") != first
-    (tmp_path / "moverank.json").write_text("{}")
-    assert fingerprint(tmp_path, "mean") != first
+    first = fingerprint(tmp_path, "mean", {})
+    (tmp_path / "moverank.json").write_text('{"weight": 0.1}')
+    assert fingerprint(tmp_path, "mean", {"weight": 0.1}) == first
+    assert fingerprint(tmp_path, "cls", {}) != first
+    assert fingerprint(tmp_path, "mean", {"token_vectors": "static"}) != first
+    write_bert(tmp_path, num_hidden_layers=1)
+    assert fingerprint(tmp_path, "mean", {}) != first
 
 
 @pytest.mark.parametrize(

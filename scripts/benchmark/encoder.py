@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import onnx
 import onnxruntime
 import torch
 from numpy.typing import NDArray
@@ -82,7 +83,9 @@ def variants(folder: EncoderFolder, cache: Path, threads: int) -> list[Variant]:
     graph = cache / f"{folder.fingerprint}.onnx"
     small = cache / "int8.onnx"
     if not small.exists():
-        quantize_dynamic(graph, small, weight_type=QuantType.QInt8)
+        model = onnx.load(graph)
+        del model.graph.value_info[:]  # shapes noted at the export contradict what the quantiser infers
+        quantize_dynamic(model, small, weight_type=QuantType.QInt8)
     return [
         Variant("torch float32", TorchForward(EncoderNetwork(folder), "cpu")),
         Variant("torch bfloat16", Bfloat16Forward(EncoderNetwork(folder))),
@@ -114,7 +117,7 @@ def correlation(encoder: Encoder, file: Path) -> float:
     """Return Spearman × 100 of the cosine against the labels of a file text_a TAB text_b TAB label."""
     rows = list(rows_of(file, 3))
     first, second = (encoder.encode(encoder.tokenize([row[side] for row in rows])).sentences for side in (0, 1))
-    return spearman((first * second).sum(1), [float(row[2]) for row in rows])
+    return 100 * spearman((first * second).sum(1), [float(row[2]) for row in rows])
 
 
 def recall_at_1(encoder: Encoder, folder: Path) -> float:
