@@ -113,8 +113,8 @@ def parser() -> argparse.ArgumentParser:
     add("--held-out", type=float, default=0.01, help="share of groups kept for development")
     add("--checkpoint-minutes", type=float, default=5.0)
     add("--max-tokens", type=int, default=512, help="serving cuts texts there (moverank.json)")
-    add("--weight", type=float, default=0.3, help="of transport against cosine in the fused score (moverank.json)")
-    add("--lexical-weight", type=float, default=0.7, help="of BM25 against the fused score (moverank.json)")
+    add("--weight", type=float, default=0.2, help="of transport against cosine in the fused score (moverank.json)")
+    add("--lexical-weight", type=float, default=0.8, help="of BM25 against the fused score (moverank.json)")
     add(
         "--retrieve",
         choices=("vector", "lexical", "hybrid"),
