@@ -1,8 +1,7 @@
 """Token vectors <-> the few bytes a document keeps of them.
 
 Two forms, chosen by the encoder: where token vectors are rows of a static table, a document keeps its token ids (2 bytes a
-token); contextual vectors keep one signed byte per dimension and a half-precision scale per token. Halves and bytes were
-measured against float32 on 500 candidates: relative error of the transport cost 8e-5 and 1.4e-3, the same top ten.
+token); contextual vectors keep one signed byte per dimension and a half-precision scale per token, a quarter of float32.
 """
 
 from collections.abc import Sequence

@@ -2,7 +2,7 @@
 
 A text is normalised (NFKC, lower case) and read as runs of letters, marks, digits and symbols; white space, punctuation and
 control characters end a run. Its terms are the single characters and the pairs within a run. On Chinese retrieval sets
-both together find more than either alone (DECISIONS.md has the figures). All characters of a batch are
+both together find more on most sets (DECISIONS.md has the figures). All characters of a batch are
 handled as one array.
 """
 
