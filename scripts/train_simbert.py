@@ -2,7 +2,9 @@
 
 Stages, in order: "static" trains token vectors and weights without layers (minutes: word knowledge is what small compute
 buys), "similar" trains the whole network from there, with in-batch similarity in both directions, one threshold per family
-of labelled pairs, and the relaxed mover similarity, which trains the token vectors for the transport rerank.
+of labelled pairs, and the relaxed mover similarity, which trains the token vectors for the transport rerank; every
+other step writes one text of a pair from the other, which makes the network a generator of similar questions (UniLM).
+"language", where asked for, comes between them: masked words of the text, and the writing alone.
 Kill it at any moment and run it again: it goes on from the last checkpoint in the work folder.
 The output is a model folder (half precision safetensors) for this service, transformers and sentence-transformers.
 """
@@ -14,114 +16,21 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
-from typing import get_args
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
-from models.losses import InBatch
-from scripts.training.development import measure, question_search, write_passage_search, write_question_search
+from scripts.training.choices import nth, parser, recipe
+from scripts.training.development import labelled, measure, question_search, write_passage_search, write_question_search
 from scripts.training.export import export, write_curves
 from scripts.training.first_vectors import count_neighbours, inverse_document_frequency, ppmi, reduced
 from scripts.training.network import SimBert, bert_config
-from scripts.training.pairs import Ids, Pairs, Sampler, read_pairs, split, tokenize
+from scripts.training.pairs import Ids, Pairs, Sampler, balanced, read_pairs, split, tokenize
 from scripts.training.passages import draw_paragraphs, passage_pairs
-from scripts.training.stages import Progress, Recipe, Source, save, train
+from scripts.training.stages import Progress, Source, save, train
 from scripts.training.vocabulary import build_tokenizer, read_lines, text_files
-
-STAGES = ("static", "similar")
-
-
-def parser() -> argparse.ArgumentParser:
-    """Describe the command line."""
-    command = argparse.ArgumentParser(
-        prog="python -m scripts.train_simbert", description=(__doc__ or "").split("\n\n")[0]
-    )
-    add = command.add_argument
-    add("--pairs", type=Path, required=True, help="text_a TAB text_b TAB 0 or 1 TAB source, .xz or plain")
-    add("--text", type=Path, required=True, help="folder of .txt or .txt.xz files, one paragraph a line")
-    add("--out", type=Path, required=True, help="model folder to write")
-    add("--work", type=Path, help="folder of checkpoints and curves (default: OUT.work)")
-    add("--stages", nargs="+", choices=STAGES, default=list(STAGES))
-    add(
-        "--minutes", type=float, nargs="+", default=[4.5, 45.0], help="of training in stage static and in stage similar"
-    )
-    add("--steps", type=int, nargs="+", help="in place of --minutes: steps of each stage, the same on every machine")
-    add("--seed", type=int, default=1)
-    add("--device", default="auto", choices=("auto", "cpu", "cuda"))
-    add("--threads", type=int, default=1, help="CPU threads")
-    add(
-        "--leave-out-pairs",
-        nargs="*",
-        default=["toyhom_title_ask"],
-        metavar="SOURCE",
-        help="sources that are not trained on",
-    )
-    add(
-        "--leave-out-text",
-        nargs="*",
-        default=["cmrc_xquad_contexts", "wiki_drcd", "medical_qa_toyhom", "laws"],
-        metavar="NAME",
-        help="text files that are not read (default: those that hold passages of the retrieval sets)",
-    )
-    add("--characters", type=int, default=6400, help="CJK characters in the vocabulary")
-    add("--pieces", type=int, default=1395, help="other word pieces in the vocabulary")
-    add("--hidden", type=int, default=312)
-    add("--layers", type=int, default=4)
-    add("--heads", type=int, default=12)
-    add("--inner", type=int, default=1248)
-    add("--positions", type=int, default=512, help="longest text the network can read, in tokens")
-    add("--dim", type=int, default=256, help="dimensions of sentence and token vectors")
-    add("--count-lines", type=int, default=60_000, help="lines of each text file that the first vectors are counted on")
-    add(
-        "--passages",
-        type=int,
-        default=6_000,
-        help="paragraphs of each text file that give (sentence, paragraph) pairs; 0: none",
-    )
-    add("--passages-every", type=int, default=8, help="every n-th step is on passages")
-    add("--positives", type=int, default=48, help="positive pairs in a batch")
-    add("--negatives", type=int, default=24, help="labelled negative pairs in a batch")
-    add("--cap", type=int, default=40_000, help="positive pairs of one family in an epoch")
-    add("--longest", type=int, default=40, help="tokens of a question that are read in training")
-    add("--longest-passage", type=int, default=128)
-    add("--rates", type=float, nargs="+", default=[2e-3, 5e-4], help="learning rate of each stage")
-    add(
-        "--word-rate",
-        type=float,
-        default=0.3,
-        help="factor of the rate of token vectors, weights and projection in stage similar",
-    )
-    add(
-        "--keep",
-        type=float,
-        default=0.85,
-        help="share of stage similar's change that is kept (chosen on development data)",
-    )
-    add("--loss", choices=get_args(InBatch), default="softmax", help="in-batch loss; formulas in models/losses.py")
-    add("--scale", type=float, default=20.0, help="factor of similarities in the in-batch loss")
-    add("--pair-weight", type=float, default=2.0, help="weight of the labelled pairs' loss")
-    add(
-        "--mover-weight",
-        type=float,
-        nargs="+",
-        default=[0.0, 1.0],
-        help="weight of the relaxed mover loss, one number per stage",
-    )
-    add("--held-out", type=float, default=0.01, help="share of groups kept for development")
-    add("--checkpoint-minutes", type=float, default=5.0)
-    add("--max-tokens", type=int, default=512, help="serving cuts texts there (moverank.json)")
-    add("--weight", type=float, default=0.2, help="of transport against cosine in the fused score (moverank.json)")
-    add("--lexical-weight", type=float, default=0.8, help="of BM25 against the fused score (moverank.json)")
-    add(
-        "--retrieve",
-        choices=("vector", "lexical", "hybrid"),
-        default="hybrid",
-        help="default candidates (moverank.json)",
-    )
-    return command
 
 
 @dataclass(frozen=True)
@@ -179,43 +88,33 @@ def prepare(choices: argparse.Namespace, work: Path) -> tuple[Material, NDArray[
     return Material(tokenizer, training, held, ids, passages, passage_ids), stored["vectors"], stored["weights"]
 
 
-def sources(choices: argparse.Namespace, material: Material) -> list[Source]:
-    """Set up the labelled pairs and, if any, the passages as sources of batches."""
-    sampler = Sampler(
-        material.training, material.ids.lengths, choices.positives, choices.negatives, choices.cap, choices.seed
-    )
-    found = [Source(material.training, material.ids, sampler, choices.longest)]
-    if material.passages is not None and material.passage_ids is not None:
-        sampler = Sampler(
-            material.passages, material.passage_ids.lengths, choices.positives, 0, choices.passages * 1000, choices.seed
-        )
-        found.append(
-            Source(material.passages, material.passage_ids, sampler, choices.longest_passage, choices.passages_every)
-        )
+def sources(choices: argparse.Namespace, material: Material, stage: str) -> list[Source]:
+    """Set up what a stage reads: labelled pairs and, if any, passages and the language model's pairs and paragraphs."""
+    training, ids = balanced(material.training, choices.balance, choices.cap, choices.seed), material.ids
+    passages, passage_ids = material.passages, material.passage_ids
+
+    def sampler(pairs: Pairs, of: Ids, positives: int, negatives: int, seed: int) -> Sampler:
+        return Sampler(pairs, of.lengths, positives, negatives, len(pairs.label), choices.seed + seed)
+
+    found: list[Source] = []
+    if stage != "language":
+        positives, negatives = int(nth(choices.positives, stage)), int(nth(choices.negatives, stage))
+        found.append(Source(training, ids, sampler(training, ids, positives, negatives, 0), choices.longest))
+        if passages is not None and passage_ids is not None:
+            long = sampler(passages, passage_ids, min(positives, 96), 0, 0)
+            every, longest = choices.passages_every, choices.longest_passage
+            found.append(Source(passages, passage_ids, long, longest, every, has_mover=False))
+    if choices.language_every and stage != "static":
+        written = material.training  # as they are: paraphrases of templates teach the language too
+        pairs = sampler(written, ids, choices.language_pairs, 0, 1)
+        every = choices.language_every if found else 1
+        found.append(Source(written, ids, pairs, choices.longest, every, "seq2seq"))
+    if stage == "language" and passages is not None and passage_ids is not None:
+        long = sampler(passages, passage_ids, choices.language_pairs, 0, 1)
+        found.append(Source(passages, passage_ids, long, choices.longest_passage, 2 if found else 1, "masked"))
+    if not found:
+        raise ValueError("stage language has nothing to read: --language-every is 0 and there are no passages")
     return found
-
-
-def recipe(choices: argparse.Namespace, stage: str) -> Recipe:
-    """Collect the choices of `stage`; a list of numbers is in the order of STAGES and repeats its last one."""
-    place = STAGES.index(stage)
-
-    def nth(numbers: Sequence[float]) -> float:
-        return float(numbers[min(place, len(numbers) - 1)])
-
-    layers = stage == "similar"
-    return Recipe(
-        name=stage,
-        layers=layers,
-        rate=nth(choices.rates),
-        word_rate=choices.word_rate if layers else 1.0,
-        steps=int(nth(choices.steps)) if choices.steps else 0,
-        seconds=nth(choices.minutes) * 60,
-        loss=choices.loss,
-        scale=choices.scale,
-        pair_weight=choices.pair_weight,
-        mover_weight=nth(choices.mover_weight),
-        checkpoint_s=choices.checkpoint_minutes * 60,
-    )
 
 
 @torch.no_grad()
@@ -237,6 +136,7 @@ def run(choices: argparse.Namespace, stop_at: int | None = None) -> SimBert:
     work.mkdir(parents=True, exist_ok=True)
     material, vectors, weights = prepare(choices, work)
     search = question_search(material.held, material.training, 2_000, 10_000, choices.seed)
+    looked_at = [labelled(file, material.tokenizer) for file in choices.development]
     if not (work / "development").exists():
         write_question_search(work / "development" / "questions", material.held, search)
         unseen = draw_paragraphs(
@@ -254,6 +154,7 @@ def run(choices: argparse.Namespace, stop_at: int | None = None) -> SimBert:
 
         def measured(layers: bool = one.layers) -> dict[str, float]:
             found = measure(network, material.ids, material.held, search, layers, choices.longest)
+            found |= {one.name: one.measure(network, layers, choices.longest) for one in looked_at}
             say(f"development: {json.dumps({name: round(value, 2) for name, value in found.items()})}")
             return found
 
@@ -263,12 +164,12 @@ def run(choices: argparse.Namespace, stop_at: int | None = None) -> SimBert:
             state = torch.load(finished, weights_only=True, map_location=device)
             network.load_state_dict(state["network"])
             rows.extend(Progress(**state["progress"]).rows)
-            keep_part(network, before, choices.keep if one.layers else 1.0)
+            keep_part(network, before, choices.keep if stage == "similar" else 1.0)
             continue
         progress = train(
             network,
             one,
-            sources(choices, material),
+            sources(choices, material, stage),
             checkpoint,
             measured,
             stop_at if stage == choices.stages[-1] else None,
@@ -279,10 +180,11 @@ def run(choices: argparse.Namespace, stop_at: int | None = None) -> SimBert:
         if stop_at is not None and stage == choices.stages[-1]:
             return network
         save(finished, network, None, stage, progress)
-        keep_part(network, before, choices.keep if one.layers else 1.0)
+        keep_part(network, before, choices.keep if stage == "similar" else 1.0)
         checkpoint.unlink(missing_ok=True)
         write_curves(rows, work)
-    found = measure(network, material.ids, material.held, search, choices.stages[-1] == "similar", choices.longest)
+    layers = choices.stages[-1] != "static"
+    found = measure(network, material.ids, material.held, search, layers, choices.longest)
     say(f"development, as exported: {json.dumps({name: round(value, 2) for name, value in found.items()})}")
     card = {
         "token_vectors": "static",
@@ -300,7 +202,7 @@ def run(choices: argparse.Namespace, stop_at: int | None = None) -> SimBert:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line."""
-    run(parser().parse_args(arguments))
+    run(parser((__doc__ or "").split("\n\n")[0]).parse_args(arguments))
 
 
 if __name__ == "__main__":

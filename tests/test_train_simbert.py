@@ -15,7 +15,8 @@ from tokenizers import Tokenizer
 from transformers import AutoTokenizer
 
 from models.encoder import Encoder
-from scripts.train_simbert import keep_part, parser, run
+from scripts.train_simbert import keep_part, run
+from scripts.training.choices import parser
 from scripts.training.first_vectors import count_neighbours, inverse_document_frequency, ppmi, reduced
 from scripts.training.network import SimBert, bert_config
 from scripts.training.pairs import Sampler, read_pairs, split, tokenize
@@ -63,7 +64,7 @@ def choices(corpus: Path, out: Path, *more: str) -> Namespace:
     sizes = "--passages 20 --passages-every 3 --positives 4 --negatives 2 --longest 12 --longest-passage 30"
     rest = "--max-tokens 32 --held-out 0.1"
     files = ["--pairs", str(corpus / "pairs.tsv"), "--text", str(corpus / "text"), "--out", str(out), "--device", "cpu"]
-    return parser().parse_args([*files, *tiny.split(), *sizes.split(), *rest.split(), *more])
+    return parser("").parse_args([*files, *tiny.split(), *sizes.split(), *rest.split(), *more])
 
 
 @pytest.fixture(scope="module")

@@ -9,10 +9,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from scipy.stats import spearmanr
+from tokenizers import Tokenizer
 
 from scripts.training.network import SimBert
-from scripts.training.pairs import Ids, Pairs
+from scripts.training.pairs import Ids, Pairs, tokenize
 from scripts.training.passages import cloze, thinned
+from scripts.training.vocabulary import read_lines
 
 
 class Search(NamedTuple):
@@ -69,7 +71,7 @@ def fast_bf16(device: torch.device) -> bool:
     return "avx512_bf16" in flags or "amx_bf16" in flags
 
 
-def rank_correlation(scores: NDArray[np.float32], labels: NDArray[np.int8]) -> float:
+def rank_correlation(scores: NDArray[np.float32], labels: NDArray[np.int8] | NDArray[np.float64]) -> float:
     """Spearman's coefficient ×100, NaN where either side is constant."""
     if len(np.unique(labels)) < 2 or len(np.unique(scores)) < 2:
         return float("nan")
@@ -100,6 +102,29 @@ def measure(network: SimBert, ids: Ids, held: Pairs, search: Search, layers: boo
         "recall@1": float((rank == 1).mean() * 100),
         "mrr@10": float(np.where(rank <= 10, 1 / rank, 0).mean() * 100),
     }
+
+
+class Labelled(NamedTuple):
+    """Labelled pairs of a file: text a_i is row i of `ids`, text b_i row n + i; `labels` (n,)."""
+
+    name: str
+    ids: Ids
+    labels: NDArray[np.float64]
+
+    def measure(self, network: SimBert, layers: bool, longest: int) -> float:
+        """Correlate the cosine with the labels, Spearman ×100."""
+        network.eval()
+        number = len(self.labels)
+        vectors = sentence_vectors(network, self.ids, np.arange(2 * number), layers, longest)
+        network.train()
+        return rank_correlation(np.einsum("nd,nd->n", vectors[:number], vectors[number:]), self.labels)
+
+
+def labelled(file: Path, tokenizer: Tokenizer) -> Labelled:
+    """Read text_a, text_b, label lines (TSV, `.xz` or plain)."""
+    rows = [line.split("\t") for line in read_lines(file)]
+    ids = tokenize(tokenizer, [row[0] for row in rows] + [row[1] for row in rows])
+    return Labelled(file.name.split(".")[0], ids, np.array([float(row[2]) for row in rows]))
 
 
 def write_task(

@@ -19,7 +19,8 @@ from scripts.training.network import SimBert
 _SENTENCE = "sentence_transformers.models"
 
 
-def _write_json(file: Path, content: object) -> None:
+def write_json(file: Path, content: object) -> None:
+    """Write `content` as indented JSON; missing folders are made."""
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(json.dumps(content, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
 
@@ -39,6 +40,13 @@ def _tokenizer_config(max_tokens: int) -> dict[str, object]:
     }
 
 
+def write_tokenizer(tokenizer: Tokenizer, folder: Path, max_tokens: int) -> None:
+    """Write `tokenizer`, which cuts texts to `max_tokens`, as AutoTokenizer reads it."""
+    tokenizer.enable_truncation(max_tokens)
+    tokenizer.save(str(folder / "tokenizer.json"))
+    write_json(folder / "tokenizer_config.json", _tokenizer_config(max_tokens))
+
+
 def export(network: SimBert, tokenizer: Tokenizer, folder: Path, card: Mapping[str, object], max_tokens: int) -> None:
     """Write `network` in half precision, its tokenizer and `card` (moverank.json) into `folder`; other files there stay.
 
@@ -46,27 +54,29 @@ def export(network: SimBert, tokenizer: Tokenizer, folder: Path, card: Mapping[s
     """
     folder.mkdir(parents=True, exist_ok=True)
     hidden, dim = network.dense.in_features, network.dense.out_features
-    bert = {
-        name: value.detach().cpu().to(torch.float16).contiguous()
-        for name, value in network.bert.state_dict().items()
-        if "position_ids" not in name
+    tensors = {f"bert.{name}": value for name, value in network.bert.state_dict().items() if "position_ids" not in name}
+    # The head under the names of transformers' BertForMaskedLM; its output matrix is that of the input.
+    head = "cls.predictions."
+    tensors |= {f"{head}transform.dense.{name}": value for name, value in network.transform.state_dict().items()}
+    tensors |= {
+        f"{head}transform.LayerNorm.{name}": value for name, value in network.transform_norm.state_dict().items()
     }
-    save_file(bert, folder / "model.safetensors", metadata={"format": "pt"})
+    tensors |= {f"{head}bias": network.output_bias}
+    halves = {name: value.detach().cpu().to(torch.float16).contiguous() for name, value in tensors.items()}
+    save_file(halves, folder / "model.safetensors", metadata={"format": "pt"})
     # The files are half precision, but the network computes in single: sentence-transformers' own modules are single too.
-    config = network.bert.config.to_dict() | {"architectures": ["BertModel"], "dtype": "float32"}
-    _write_json(folder / "config.json", {name: value for name, value in config.items() if not name.startswith("_")})
-    tokenizer.enable_truncation(max_tokens)
-    tokenizer.save(str(folder / "tokenizer.json"))
-    _write_json(folder / "tokenizer_config.json", _tokenizer_config(max_tokens))
+    config = network.bert.config.to_dict() | {"architectures": ["BertForMaskedLM"], "dtype": "float32"}
+    write_json(folder / "config.json", {name: value for name, value in config.items() if not name.startswith("_")})
+    write_tokenizer(tokenizer, folder, max_tokens)
     kinds = ("Transformer", "WordWeights", "Pooling", "Dense", "Normalize")
     modules = [
         {"idx": place, "name": str(place), "path": f"{place}_{kind}" if place else "", "type": f"{_SENTENCE}.{kind}"}
         for place, kind in enumerate(kinds)
     ]
-    _write_json(folder / "modules.json", modules)
+    write_json(folder / "modules.json", modules)
     loading = {"max_seq_length": max_tokens, "do_lower_case": False, "model_args": {"add_pooling_layer": False}}
-    _write_json(folder / "sentence_bert_config.json", loading)
-    _write_json(
+    write_json(folder / "sentence_bert_config.json", loading)
+    write_json(
         folder / "config_sentence_transformers.json",
         {"model_type": "SentenceTransformer", "similarity_fn_name": "cosine"},
     )
@@ -74,35 +84,41 @@ def export(network: SimBert, tokenizer: Tokenizer, folder: Path, card: Mapping[s
     words = [token for token, _ in sorted(tokenizer.get_vocab().items(), key=lambda item: item[1])]
     rounded = {word: round(float(weight), 5) for word, weight in zip(words, weights, strict=True)}
     word_weights = folder / "1_WordWeights"
-    _write_json(word_weights / "config.json", {"vocab": words, "word_weights": rounded, "unknown_word_weight": 1.0})
+    write_json(word_weights / "config.json", {"vocab": words, "word_weights": rounded, "unknown_word_weight": 1.0})
     save_file(
         {"emb_layer.weight": torch.tensor([[rounded[word]] for word in words])}, word_weights / "model.safetensors"
     )
     pooling = {"embedding_dimension": hidden, "pooling_mode": "mean", "include_prompt": True}
-    _write_json(folder / "2_Pooling" / "config.json", pooling)
+    write_json(folder / "2_Pooling" / "config.json", pooling)
     dense = {
         "in_features": hidden,
         "out_features": dim,
         "bias": False,
         "activation_function": "torch.nn.modules.linear.Identity",
     }
-    _write_json(folder / "3_Dense" / "config.json", dense)
+    write_json(folder / "3_Dense" / "config.json", dense)
     save_file(
         {"linear.weight": network.dense.weight.detach().cpu().contiguous()}, folder / "3_Dense" / "model.safetensors"
     )
     (folder / "4_Normalize").mkdir(exist_ok=True)
-    _write_json(folder / "4_Normalize" / "config.json", {})
+    write_json(folder / "4_Normalize" / "config.json", {})
     # WRD does not see the scale of the table. WMD does: a mean length of 1 keeps 1 / (1 + WMD) in a useful range.
     table = network.table.detach().cpu().float()
     table = table / torch.linalg.vector_norm(table, dim=1).mean()
     save_file({"table": table.to(torch.float16).contiguous()}, folder / "static.safetensors")
     for file in folder.rglob("*.safetensors"):
         file.chmod(0o644)  # safetensors makes them private, but a container serves them as another user
-    _write_json(folder / "moverank.json", card)
+    write_json(folder / "moverank.json", card)
 
 
-def write_curves(rows: Sequence[Mapping[str, float | str]], folder: Path) -> None:
-    """Write `rows` as curves.csv and, with the losses of each stage and the development measures, as curves.png."""
+CURVES = (("loss", "in_batch", "pairs", "mover"), ("spearman", "recall@1", "mrr@10"))
+"""What the upper and the lower pictures show."""
+
+
+def write_curves(
+    rows: Sequence[Mapping[str, float | str]], folder: Path, curves: Sequence[Sequence[str]] = CURVES
+) -> None:
+    """Write `rows` as curves.csv and the columns `curves` (losses, development measures) of each stage as curves.png."""
     folder.mkdir(parents=True, exist_ok=True)
     names = list(dict.fromkeys(name for row in rows for name in row))
     with tempfile.NamedTemporaryFile(
@@ -121,9 +137,7 @@ def write_curves(rows: Sequence[Mapping[str, float | str]], folder: Path) -> Non
     stages = list(dict.fromkeys(str(row["stage"]) for row in rows))
     figure, axes = plt.subplots(2, len(stages), figsize=(4.5 * len(stages), 5), squeeze=False)
     for column, stage in enumerate(stages):
-        for axis, chosen in zip(
-            axes[:, column], (("loss", "in_batch", "pairs", "mover"), ("spearman", "recall@1", "mrr@10")), strict=True
-        ):
+        for axis, chosen in zip(axes[:, column], curves, strict=True):
             for name in chosen:
                 points = [
                     (float(row["seconds"]), float(row[name])) for row in rows if row["stage"] == stage and name in row

@@ -1,4 +1,5 @@
-"""The network that is trained: a BERT, one weight per token, a projection; and its reading without layers, the "bag".
+"""The network that is trained: a BERT, one weight per token, a projection, a language-model head; and its reading without
+layers, the "bag".
 
 Sentence vector = normalised mean over inner tokens of weight(token) · Dense(h); the summands are the token vectors, so that
 their norms are the masses of WRD. The layers' residual branches start at zero and the embedding's LayerNorm has no
@@ -65,7 +66,7 @@ def bert_config(
 
 
 class SimBert(nn.Module):
-    """BERT, token weights (softplus of `gate`), projection to `dim`, thresholds of the pair families."""
+    """BERT, token weights (softplus of `gate`), projection to `dim`, language-model head, thresholds of the pair families."""
 
     def __init__(self, config: BertConfig, dim: int, families: int) -> None:
         """Create the network with random vectors, all weights 1 and residual branches of the layers at zero."""
@@ -74,6 +75,9 @@ class SimBert(nn.Module):
         self.bert.config._attn_implementation = "sdpa_full_precision"
         self.gate = nn.Parameter(torch.full((config.vocab_size,), 0.5413))  # softplus(0.5413) = 1
         self.dense = nn.Linear(config.hidden_size, dim, bias=False)
+        self.transform = nn.Linear(config.hidden_size, config.hidden_size)
+        self.transform_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.output_bias = nn.Parameter(torch.zeros(config.vocab_size))
         self.threshold = nn.Parameter(torch.full((max(families, 1),), 0.6))
         self.table: Tensor
         self.register_buffer("table", torch.zeros(config.vocab_size, dim))
@@ -110,6 +114,15 @@ class SimBert(nn.Module):
         """Read `ids` (n, t), 0 = none, with all layers."""
         hidden = self.bert(input_ids=ids, attention_mask=(ids != 0).long()).last_hidden_state
         return self._vectors(ids, hidden)
+
+    def language(self, ids: Tensor, segments: Tensor, mask: Tensor, rows: Tensor, places: Tensor) -> Tensor:
+        """Give the logits (p, V) of what stands, or comes next, at `places` of `rows` (p,); BERT's head with tied output.
+
+        `ids`, `segments` (n, t); `mask` (n, 1, t, t) is added to the attention scores.
+        """
+        hidden = self.bert(input_ids=ids, token_type_ids=segments, attention_mask=mask).last_hidden_state
+        inner = self.transform_norm(functional.relu(self.transform(hidden[rows, places])))
+        return functional.linear(inner, self.bert.embeddings.word_embeddings.weight) + self.output_bias
 
     def _vectors(self, ids: Tensor, hidden: Tensor) -> Vectors:
         """Weigh and project `hidden` (n, t, hidden)."""

@@ -101,6 +101,22 @@ def split(pairs: Pairs, share: float, seed: int, largest: int = 40) -> tuple[Pai
     return pairs.take(~touched), pairs.take(touched)
 
 
+def balanced(pairs: Pairs, power: float, cap: int, seed: int) -> Pairs:
+    """Repeat pairs of small families: of n pairs of a label, n < cap, cap · (n / cap)^power are drawn; 1: as they are.
+
+    Large sets are often made by templates, and small ones by people. No more than `cap` of a family and label are kept.
+    """
+    kept = []
+    for family in range(len(pairs.families)):
+        for label in (0, 1):
+            rows = np.random.default_rng((seed, family, label)).permutation(
+                np.flatnonzero((pairs.family == family) & (pairs.label == label))
+            )[:cap]
+            wanted = int(cap * (len(rows) / cap) ** power)
+            kept.append(np.resize(rows, wanted) if len(rows) else rows)
+    return pairs.take(np.sort(np.concatenate(kept)))
+
+
 class Ids(NamedTuple):
     """Token ids of many texts, specials included: text i is flat[starts[i]:starts[i + 1]]."""
 

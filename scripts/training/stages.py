@@ -1,10 +1,12 @@
 """The training loop of one stage: batches, losses, optimiser, schedule, checkpoints, curves."""
 
+import math
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -14,19 +16,26 @@ from tqdm import tqdm
 
 from models.losses import InBatch, family_thresholds, in_batch, relaxed_mover, same_meaning
 from scripts.training.development import fast_bf16
+from scripts.training.language import language_loss, masked_batch, paired
 from scripts.training.network import SimBert, Vectors
 from scripts.training.pairs import Batch, Ids, Pairs, Sampler
 
 
 @dataclass(frozen=True)
 class Source:
-    """Pairs to train on with their ids and sampler; `longest` tokens of a text are read, every `every`-th step is theirs."""
+    """Pairs to train on with their ids and sampler; `longest` tokens of a text are read, every `every`-th step is theirs.
+
+    `kind`: "similar" trains the vectors, "seq2seq" writes one text of a pair from the other, "masked" guesses hidden tokens
+    of the second texts of the pairs.
+    """
 
     pairs: Pairs
     ids: Ids
     sampler: Sampler
     longest: int
     every: int = 1
+    kind: Literal["similar", "seq2seq", "masked"] = "similar"
+    has_mover: bool = True
     has_both: NDArray[np.bool_] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -97,6 +106,37 @@ def has_word(network: SimBert, ids: Tensor) -> Tensor:
     return exists
 
 
+def schedule(every: Sequence[int]) -> list[int]:
+    """Give whose turn each step of a cycle is, as places in `every`: place p > 0 has every `every[p]`-th step, earlier first.
+
+    Place 0 has the steps that nobody else wants.
+    """
+    cycle = math.lcm(*every[1:]) if len(every) > 1 else 1
+    return [
+        next((place for place in range(1, len(every)) if step % every[place] == every[place] - 1), 0)
+        for step in range(cycle)
+    ]
+
+
+def turn_of(step: int, turns: Sequence[int]) -> tuple[int, int]:
+    """Give whose turn `step` is in the repeated cycle `turns`, and how many turns that one had before."""
+    rounds, place = divmod(step, len(turns))
+    return turns[place], rounds * turns.count(turns[place]) + turns[:place].count(turns[place])
+
+
+def language_losses(network: SimBert, source: Source, batch: Batch, number: int) -> dict[str, Tensor]:
+    """Compute the language-model loss of `batch`, number `number` of its source, on which its random choices depend."""
+    device, random = network.gate.device, np.random.default_rng((3, number))
+    left, right = source.pairs.left[batch.rows], source.pairs.right[batch.rows]
+    if source.kind == "seq2seq":
+        made = paired(source.ids, left, right, source.longest, random)
+    else:
+        made = masked_batch(source.ids.batch(right, source.longest), random)
+    with torch.autocast(device.type, dtype=torch.bfloat16, enabled=fast_bf16(device)):
+        loss = language_loss(network, made)
+    return {"loss": loss, source.kind: loss}
+
+
 def losses(network: SimBert, recipe: Recipe, source: Source, batch: Batch) -> dict[str, Tensor]:
     """Compute the losses of `batch`: in-batch and relaxed mover both ways, family thresholds; "loss" is their weighted sum."""
     pairs, device = source.pairs, network.gate.device
@@ -125,7 +165,7 @@ def losses(network: SimBert, recipe: Recipe, source: Source, batch: Batch) -> di
         family = torch.from_numpy(pairs.family[batch.rows]).to(device)[judged]
         found["pairs"] = family_thresholds((a * b).sum(dim=1)[judged], label, family, network.threshold)
         total = total + recipe.pair_weight * found["pairs"]
-    if recipe.mover_weight and source.every == 1:  # of the main source: long texts would take most of the time
+    if recipe.mover_weight and source.has_mover:
         exists_a, exists_b = (has_word(network, ids[:count]) for ids in (ids_a, ids_b))
         similarity = relaxed_mover(
             vectors_a.tokens[:count], vectors_b.tokens[:count], exists_a, exists_b
@@ -165,7 +205,7 @@ def train(
 ) -> Progress:
     """Run the stage from where `checkpoint` left it, or from its start; returns its progress with the curves.
 
-    The first source is the main one; a later one takes every `every`-th step. `measured` is called at every
+    The first source is the main one; a later one takes every `every`-th step (`schedule`). `measured` is called at every
     checkpoint and at the end for the curves. `stop_at` ends the work at that step after a checkpoint, as a kill would (for
     tests). Raises FloatingPointError when the loss stops being a number.
     """
@@ -179,7 +219,8 @@ def train(
             progress = Progress(**state["progress"])
     network.train()
     share = recipe.steps or int(recipe.seconds)
-    saved, sums, counted, since = progress.seconds, dict[str, float](), 0, progress.seconds
+    saved, sums, counted, since = progress.seconds, dict[str, list[float]](), 0, progress.seconds
+    turns = schedule([one.every for one in sources])
     units = "steps" if recipe.steps else "s"
     with tqdm(
         total=share,
@@ -197,13 +238,13 @@ def train(
             scale = rate_at(done if done else 1e-3, recipe.warm_up)
             for group in optimizer.param_groups:
                 group["lr"] = recipe.rate * group["factor"] * scale
-            turn = next(
-                (place for place, one in enumerate(sources) if place and progress.step % one.every == one.every - 1), 0
-            )
+            turn, number = turn_of(progress.step, turns)
             source = sources[turn]
-            # Each source counts its own batches, so that none is skipped.
-            number = progress.step // source.every if turn else progress.step
-            found = losses(network, recipe, source, source.sampler.batch(number))
+            batch = source.sampler.batch(number)
+            if source.kind == "similar":
+                found = losses(network, recipe, source, batch)
+            else:
+                found = language_losses(network, source, batch, number)
             optimizer.zero_grad(set_to_none=True)
             found["loss"].backward()  # type: ignore[no-untyped-call]
             torch.nn.utils.clip_grad_norm_([one for group in optimizer.param_groups for one in group["params"]], 1.0)
@@ -212,13 +253,13 @@ def train(
             seconds = time.perf_counter() - began
             progress.seconds += seconds
             counted += source.sampler.size
-            for name, value in found.items() if turn == 0 else ():
-                sums[name] = sums.get(name, 0.0) + float(value.detach())
+            for name, value in found.items():
+                if turn == 0 or name in ("seq2seq", "masked"):
+                    sums.setdefault(name, []).append(float(value.detach()))
             if progress.step % recipe.report_steps == 0:
-                main = recipe.report_steps - sum(recipe.report_steps // one.every for one in sources[1:])
-                means = {name: value / max(1, main) for name, value in sums.items()}
-                if not np.isfinite(means.get("loss", 0.0)):
-                    raise FloatingPointError(f"{recipe.name}: the loss is {means['loss']} at step {progress.step}")
+                means = {name: float(np.mean(values)) for name, values in sums.items()}
+                if not np.isfinite(list(means.values())).all():
+                    raise FloatingPointError(f"{recipe.name}: the losses are {means} at step {progress.step}")
                 speed = counted / max(1e-9, progress.seconds - since)
                 progress.rows.append(
                     {

@@ -3,22 +3,34 @@
 The idea is BERT's (arXiv:1810.04805): the normaliser lower-cases and sets CJK characters apart, so that the vocabulary is a
 list of characters by frequency plus the usual word pieces of Latin words and numbers. A vocabulary of its own is much
 smaller than the 21,128 tokens of the public Chinese BERT, which is most of the size of a small network.
+
+A traditional character is read as the simplified one (OpenCC's t2s, one character at a time, compiled into the form that
+SentencePiece made for such rules) and full-width letters as plain ones (NFKC): both cost nothing in the network. 64 rare
+ideographs stand in for characters that have no token of their own (`STAND_INS`).
 """
 
+import io
 import lzma
+import tempfile
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from functools import cache
 from pathlib import Path
 
+from opencc import OpenCC
+from sentencepiece import SentencePieceTrainer
+from sentencepiece import sentencepiece_model_pb2 as protocol
 from tokenizers import Tokenizer
 from tokenizers.decoders import WordPiece as WordPieceDecoder
 from tokenizers.models import WordPiece
-from tokenizers.normalizers import BertNormalizer
+from tokenizers.normalizers import NFKC, BertNormalizer, Normalizer, Precompiled, Sequence
 from tokenizers.pre_tokenizers import BertPreTokenizer
 from tokenizers.processors import TemplateProcessing
 from tokenizers.trainers import WordPieceTrainer
 
 SPECIALS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")  # their ids are 0..4
+STAND_INS = tuple(chr(0x3400 + place) for place in range(64))
+"""Tokens for characters without one: a copying network can tell several of them apart where [UNK] is one."""
 _CJK = ((0x4E00, 0x9FFF), (0x3400, 0x4DBF), (0xF900, 0xFAFF), (0x20000, 0x2FA1F))
 
 
@@ -42,12 +54,45 @@ def text_files(folder: Path, left_out: Iterable[str] = ()) -> list[Path]:
     return [file for file in files if not (skipped and file.name.startswith(skipped))]
 
 
+@cache
+def simplified() -> dict[str, str]:
+    """Map every traditional character whose simplified form is one character to it."""
+    convert = OpenCC("t2s").convert
+    pairs = ((character, convert(character)) for character in map(chr, range(_CJK[0][0], _CJK[0][1] + 1)))
+    return {character: plain for character, plain in pairs if plain != character and len(plain) == 1}
+
+
+@cache
+def normalizer() -> Normalizer:
+    """Give the normaliser of the tokenizer: compatibility forms to plain ones, simplified, lower case, CJK characters apart.
+
+    SentencePiece compiles the rules while it trains a model of no use.
+    """
+    with tempfile.NamedTemporaryFile("w", suffix=".tsv", encoding="utf-8") as rules:
+        rules.writelines(f"{ord(character):X}\t{ord(plain):X}\n" for character, plain in simplified().items())
+        rules.flush()
+        trained = io.BytesIO()
+        SentencePieceTrainer.train(
+            sentence_iterator=iter(["a b c"]),
+            model_writer=trained,
+            model_type="char",
+            vocab_size=8,
+            hard_vocab_limit=False,
+            normalization_rule_tsv=rules.name,
+            minloglevel=2,
+        )
+    model = protocol.ModelProto()  # type: ignore[attr-defined]  # made at import
+    model.ParseFromString(trained.getvalue())
+    compiled = model.normalizer_spec.precompiled_charsmap
+    return Sequence([NFKC(), Precompiled(compiled), BertNormalizer(lowercase=True)])
+
+
 def _other_words(counts: Counter[str]) -> Counter[str]:
     """Count the maximal runs without CJK characters of each chunk of `counts`, cut as BERT cuts them."""
-    normalizer, splitter = BertNormalizer(lowercase=True), BertPreTokenizer()
+    plain, splitter = normalizer(), BertPreTokenizer()
     words: Counter[str] = Counter()
     for chunk, count in counts.items():
-        for word, _ in splitter.pre_tokenize_str(normalizer.normalize_str(chunk)):
+        for word, _ in splitter.pre_tokenize_str(plain.normalize_str(chunk)):
             if not is_cjk(word[0]):
                 words[word] += count
     return words
@@ -62,13 +107,17 @@ def build_tokenizer(lines: Iterable[str], characters: int = 6400, pieces: int = 
     """Make the tokenizer of the texts `lines`.
 
     `characters` is the largest number of CJK characters kept (the most frequent ones), `pieces` of word pieces and symbols
-    of everything else; the vocabulary is both and the five specials. Texts are cut to `longest` tokens by default.
+    of everything else; the vocabulary is both, the five specials and the stand-ins. Texts are cut to `longest` tokens by default.
     """
     cjk: Counter[str] = Counter()
     rest: Counter[str] = Counter()
     for line in lines:
         cjk.update(filter(is_cjk, line))
         rest.update("".join(" " if is_cjk(character) else character for character in line).split())
+    for character in cjk.keys() & simplified().keys():
+        cjk[simplified()[character]] += cjk.pop(character)
+    for character in STAND_INS:
+        cjk.pop(character, None)
     words = _other_words(rest)
     piecewise = Tokenizer(WordPiece(unk_token="[UNK]"))
     piecewise.pre_tokenizer = BertPreTokenizer()
@@ -84,9 +133,9 @@ def build_tokenizer(lines: Iterable[str], characters: int = 6400, pieces: int = 
     piecewise.train_from_iterator((word for word, count in common for _ in range(min(count, 300))), trainer)
     learnt = [piece for piece, _ in sorted(piecewise.get_vocab().items(), key=lambda item: item[1])][:pieces]
     frequent = [character for character, _ in _frequent(cjk, characters)]
-    vocabulary = {token: row for row, token in enumerate(dict.fromkeys([*SPECIALS, *learnt, *frequent]))}
+    vocabulary = {token: row for row, token in enumerate(dict.fromkeys([*SPECIALS, *learnt, *frequent, *STAND_INS]))}
     tokenizer = Tokenizer(WordPiece(vocabulary, unk_token="[UNK]", max_input_chars_per_word=100))
-    tokenizer.normalizer = BertNormalizer(lowercase=True)
+    tokenizer.normalizer = normalizer()
     tokenizer.pre_tokenizer = BertPreTokenizer()
     tokenizer.decoder = WordPieceDecoder()
     tokenizer.post_processor = TemplateProcessing(

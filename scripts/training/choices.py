@@ -1,0 +1,147 @@
+"""The command line of `python -m scripts.train_simbert`, whose defaults are the recipe, and what of it each stage takes."""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import get_args
+
+from models.losses import InBatch
+from scripts.training.stages import Recipe
+
+STAGES = ("static", "language", "similar")
+
+
+def parser(description: str) -> argparse.ArgumentParser:
+    """Describe the command line."""
+    command = argparse.ArgumentParser(prog="python -m scripts.train_simbert", description=description)
+    add = command.add_argument
+    add("--pairs", type=Path, required=True, help="text_a TAB text_b TAB 0 or 1 TAB source, .xz or plain")
+    add("--text", type=Path, required=True, help="folder of .txt or .txt.xz files, one paragraph a line")
+    add("--out", type=Path, required=True, help="model folder to write")
+    add("--work", type=Path, help="folder of checkpoints and curves (default: OUT.work)")
+    add("--stages", nargs="+", choices=STAGES, default=["static", "similar"])
+    add(
+        "--minutes",
+        type=float,
+        nargs="+",
+        default=[10.0, 60.0, 80.0],
+        help="of training in stages static, language, similar",
+    )
+    add("--steps", type=int, nargs="+", help="in place of --minutes: steps of each stage, the same on every machine")
+    add("--seed", type=int, default=1)
+    add("--device", default="auto", choices=("auto", "cpu", "cuda"))
+    add("--threads", type=int, default=1, help="CPU threads")
+    add(
+        "--leave-out-pairs",
+        nargs="*",
+        default=["toyhom_title_ask"],
+        metavar="SOURCE",
+        help="sources that are not trained on",
+    )
+    add(
+        "--leave-out-text",
+        nargs="*",
+        default=["cmrc_xquad_contexts", "wiki_drcd", "medical_qa_toyhom", "laws"],
+        metavar="NAME",
+        help="text files that are not read (default: those that hold passages of the retrieval sets)",
+    )
+    add("--characters", type=int, default=6400, help="CJK characters in the vocabulary")
+    add("--pieces", type=int, default=1395, help="other word pieces in the vocabulary")
+    add("--hidden", type=int, default=312)
+    add("--layers", type=int, default=4)
+    add("--heads", type=int, default=12)
+    add("--inner", type=int, default=1248)
+    add("--positions", type=int, default=512, help="longest text the network can read, in tokens")
+    add("--dim", type=int, default=256, help="dimensions of sentence and token vectors")
+    add("--count-lines", type=int, default=60_000, help="lines of each text file that the first vectors are counted on")
+    add(
+        "--passages",
+        type=int,
+        default=6_000,
+        help="paragraphs of each text file that give (sentence, paragraph) pairs; 0: none",
+    )
+    add("--passages-every", type=int, default=8, help="every n-th step is on passages")
+    add(
+        "--language-every",
+        type=int,
+        default=2,
+        help="in stage similar every n-th step is on the language model; 0: none",
+    )
+    add("--language-pairs", type=int, default=64, help="pairs in a batch of the language model")
+    add(
+        "--balance",
+        type=float,
+        default=0.5,
+        help="of n pairs of a family cap·(n/cap)^this are drawn in an epoch; 1: as many as there are",
+    )
+    add(
+        "--development",
+        type=Path,
+        nargs="*",
+        default=[],
+        metavar="FILE",
+        help="labelled pairs (text_a, text_b, label) whose rank correlation is looked at as well",
+    )
+    add("--positives", type=int, nargs="+", default=[192, 96], help="positive pairs in a batch, one number per stage")
+    add("--negatives", type=int, nargs="+", default=[96, 48], help="labelled negative pairs in a batch, per stage")
+    add("--cap", type=int, default=40_000, help="positive pairs of one family in an epoch")
+    add("--longest", type=int, default=40, help="tokens of a question that are read in training")
+    add("--longest-passage", type=int, default=128)
+    add("--rates", type=float, nargs="+", default=[2e-3, 5e-4, 4e-4], help="learning rate of each stage")
+    add(
+        "--word-rate",
+        type=float,
+        default=0.3,
+        help="factor of the rate of token vectors, weights and projection in stage similar",
+    )
+    add(
+        "--keep",
+        type=float,
+        default=1.0,
+        help="share of stage similar's change that is kept",
+    )
+    add("--loss", choices=get_args(InBatch), default="softmax", help="in-batch loss; formulas in models/losses.py")
+    add("--scale", type=float, default=20.0, help="factor of similarities in the in-batch loss")
+    add("--pair-weight", type=float, default=2.0, help="weight of the labelled pairs' loss")
+    add(
+        "--mover-weight",
+        type=float,
+        nargs="+",
+        default=[0.0, 0.0, 1.0],
+        help="weight of the relaxed mover loss, one number per stage",
+    )
+    add("--held-out", type=float, default=0.01, help="share of groups kept for development")
+    add("--checkpoint-minutes", type=float, default=5.0)
+    add("--max-tokens", type=int, default=512, help="serving cuts texts there (moverank.json)")
+    add("--weight", type=float, default=0.2, help="of transport against cosine in the fused score (moverank.json)")
+    add("--lexical-weight", type=float, default=0.8, help="of BM25 against the fused score (moverank.json)")
+    add(
+        "--retrieve",
+        choices=("vector", "lexical", "hybrid"),
+        default="hybrid",
+        help="default candidates (moverank.json)",
+    )
+    return command
+
+
+def nth(numbers: Sequence[float], stage: str) -> float:
+    """Take what `numbers` say of `stage`: they are in the order of STAGES, and the last one repeats."""
+    return float(numbers[min(STAGES.index(stage), len(numbers) - 1)])
+
+
+def recipe(choices: argparse.Namespace, stage: str) -> Recipe:
+    """Collect the choices of `stage`; a list of numbers is in the order of STAGES and repeats its last one."""
+    layers = stage != "static"
+    return Recipe(
+        name=stage,
+        layers=layers,
+        rate=nth(choices.rates, stage),
+        word_rate=choices.word_rate if layers else 1.0,
+        steps=int(nth(choices.steps, stage)) if choices.steps else 0,
+        seconds=nth(choices.minutes, stage) * 60,
+        loss=choices.loss,
+        scale=choices.scale,
+        pair_weight=choices.pair_weight,
+        mover_weight=nth(choices.mover_weight, stage),
+        checkpoint_s=choices.checkpoint_minutes * 60,
+    )

@@ -1,0 +1,98 @@
+"""Batches and loss of the language-model reading of the network: sequence to sequence as UniLM, and masked words.
+
+UniLM (arXiv:1905.03197; kexue.fm/archives/6933): one sequence "[CLS] A [SEP] B [SEP]", A in segment 0 read both ways, B in
+segment 1 read from the left; A never sees B, so its vectors are those of A alone. The last token of the prompt predicts the
+first of B. Masked words (BERT, arXiv:1810.04805): 15 % of the tokens are to be guessed from both sides.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional
+
+from scripts.training.network import SPECIAL_IDS, SimBert
+from scripts.training.pairs import Ids
+
+_MASK, _SEP = 4, 3
+
+
+class LanguageBatch(NamedTuple):
+    """`ids`, `segments` (n, t), 0 = none; `prompts` (n,) tokens read both ways.
+
+    `rows`, `places`, `targets` (p,) say what is guessed where.
+    """
+
+    ids: NDArray[np.int64]
+    segments: NDArray[np.int64]
+    prompts: NDArray[np.int64]
+    rows: NDArray[np.int64]
+    places: NDArray[np.int64]
+    targets: NDArray[np.int64]
+
+
+def seq2seq_batch(prompts: list[NDArray[np.int64]], targets: list[NDArray[np.int64]]) -> LanguageBatch:
+    """Lay out prompts ([CLS] A [SEP]) with their targets (B [SEP], without [CLS]); every target token is guessed."""
+    lengths = np.array([len(one) + len(other) for one, other in zip(prompts, targets, strict=True)])
+    ids = np.zeros((len(prompts), int(lengths.max())), dtype=np.int64)
+    segments = np.zeros_like(ids)
+    rows, places, guessed = [], [], []
+    for row, (prompt, target) in enumerate(zip(prompts, targets, strict=True)):
+        end = len(prompt) + len(target)
+        ids[row, :end] = np.concatenate([prompt, target])
+        segments[row, len(prompt) : end] = 1
+        rows.append(np.full(len(target), row))
+        places.append(np.arange(len(prompt) - 1, end - 1))
+        guessed.append(target)
+    heads = np.array([len(prompt) for prompt in prompts], dtype=np.int64)
+    return LanguageBatch(
+        ids, segments, heads, np.concatenate(rows), np.concatenate(places), np.concatenate(guessed).astype(np.int64)
+    )
+
+
+def paired(
+    ids: Ids, left: NDArray[np.int64], right: NDArray[np.int64], longest: int, random: np.random.Generator
+) -> LanguageBatch:
+    """Make a batch that writes one text of each pair from the other, the direction drawn; texts are cut to `longest` tokens."""
+    swapped = random.random(len(left)) < 0.5
+    first, second = np.where(swapped, right, left), np.where(swapped, left, right)
+
+    def text(row: int) -> NDArray[np.int64]:
+        whole = ids.flat[ids.starts[row] : ids.starts[row + 1]].astype(np.int64)
+        return whole if len(whole) <= longest else np.append(whole[: longest - 1], _SEP)
+
+    return seq2seq_batch([text(row) for row in first], [text(row)[1:] for row in second])
+
+
+def masked_batch(ids: NDArray[np.int64], random: np.random.Generator, share: float = 0.15) -> LanguageBatch:
+    """Hide `share` of the inner tokens of `ids` (n, t): 80 % as [MASK], 10 % as another token, 10 % as they are; at least one."""
+    inner = ids >= SPECIAL_IDS
+    chosen = inner & (random.random(ids.shape) < share)
+    if not chosen.any() and inner.any():
+        chosen[np.unravel_index(int(np.flatnonzero(inner.ravel())[0]), ids.shape)] = True
+    draw = random.random(ids.shape)
+    others = random.choice(ids[inner], size=ids.shape) if inner.any() else ids
+    hidden = np.where(chosen & (draw < 0.8), _MASK, np.where(chosen & (draw < 0.9), others, ids))
+    rows, places = np.nonzero(chosen)
+    return LanguageBatch(hidden, np.zeros_like(ids), (ids != 0).sum(axis=1), rows, places, ids[rows, places])
+
+
+def unilm_mask(prompts: Tensor, length: int) -> Tensor:
+    """Give what may be seen, (n, 1, length, length) added to attention scores: 0 or a very negative number.
+
+    Place i sees place j if j is in the prompt, or if i is behind it and j ≤ i. Padding lies behind what sees it. `prompts` (n,).
+    """
+    place = torch.arange(length, device=prompts.device)
+    is_prompt = place[None, :] < prompts[:, None]  # (n, length)
+    seen = is_prompt[:, None, :] | (~is_prompt[:, :, None] & (place[None, None, :] <= place[None, :, None]))
+    return torch.zeros(seen.shape, device=prompts.device).masked_fill(~seen, -1e9).unsqueeze(1)
+
+
+def language_loss(network: SimBert, batch: LanguageBatch) -> Tensor:
+    """Compute the mean cross-entropy (nats) of the tokens to guess."""
+    device = network.gate.device
+    ids, segments, prompts, rows, places, targets = (torch.from_numpy(np.asarray(part)).to(device) for part in batch)
+    logits = network.language(ids, segments, unilm_mask(prompts, ids.shape[1]), rows, places)  # (p, V)
+    return functional.cross_entropy(logits.float(), targets)
