@@ -6,8 +6,14 @@
 | `encoder` | texts -> unit sentence vectors and token vectors, one forward for both |
 | `onnx_export` | the same forward as an ONNX Runtime session, for the CPU |
 | `token_codec` | token vectors <-> the few bytes a document keeps of them |
-| `transport` | WMD and WRD: masses, costs, bounds, exact plans |
+| `transport` | WMD and WRD: masses, costs, exact plans |
+| `candidates`, `bounds`, `dual_bound` | many texts in one block; lower bounds of their distances, each tighter and dearer |
+| `rerank`, `block_rerank` | the exact best of many by a fused score, with a certificate; in memory, or read in blocks |
+| `fusion` | how cosine, BM25 and transport become one score |
 | `losses` | what the bundled network was trained with |
+| `unilm`, `fallback` | a network read as a generator, its prompt encoded once; stand-ins for unknown characters |
+| `beam`, `lookahead`, `mentions` | search that can only say what a prefix tree contains |
+| `lookup`, `rescoring` | questions -> keys of a graph, ranked, with calibrated probabilities |
 """
 
 import os

@@ -3,14 +3,69 @@
     score = (1 - w) * ((1 - l) * cosine + l * lexical) + w * transport
 
 w (``weight``) is the share of transport: 0 is the first stage alone, 1 transport alone. l (``lexical_weight``) is the share of
-BM25 in the first stage. All three are similarities: cosine in [-1, 1]; lexical = BM25 over the largest BM25 the query could
+BM25 in the first stage. What is best for questions among questions is not best for questions among passages, which are many
+times as long: the default shares hang on that ratio (`SharesByLength`).
+
+All three are similarities: cosine in [-1, 1]; lexical = BM25 over the largest BM25 the query could
 reach, in [0, 1); transport = 1 - WRD in [-1, 1], or 1 / (1 + WMD) in (0, 1].
 """
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 Floats = NDArray[np.floating]
+
+
+class Shares(NamedTuple):
+    """What a score is made of, both in [0, 1]."""
+
+    weight: float
+    lexical_weight: float
+
+
+@dataclass(frozen=True)
+class SharesByLength:
+    """Shares for texts that are `ratio` times as long as the query: linear in log(ratio) between points, constant outside."""
+
+    points: tuple[tuple[float, Shares], ...]  # rising ratios, at least one
+
+    @classmethod
+    def of_card(cls, card: Mapping[str, Any]) -> Self:
+        """Read `weight`, `lexical_weight` and, where texts may be longer, `by_length` ([ratio, weight, lexical_weight], …).
+
+        The two numbers hold at ratio 1. Raises ValueError for shares outside [0, 1] or ratios that do not rise from 1.
+        """
+        rows = [(1.0, card.get("weight", 0.5), card.get("lexical_weight", 0.0)), *card.get("by_length", ())]
+        points = tuple((float(ratio), Shares(float(weight), float(lexical))) for ratio, weight, lexical in rows)
+        if any(not 0.0 <= share <= 1.0 for _, shares in points for share in shares):
+            raise ValueError(f"the card's weights must lie in [0, 1]: {rows}")
+        if any(one >= other for (one, _), (other, _) in pairwise(points)):
+            raise ValueError(f"the ratios of the card's by_length must rise from 1: {rows}")
+        return cls(points)
+
+    def fixed(self, weight: float | None, lexical_weight: float | None) -> Self:
+        """Take the given shares at every ratio; None leaves one as it is."""
+        return type(self)(
+            tuple(
+                (ratio, Shares(one if weight is None else weight, other if lexical_weight is None else lexical_weight))
+                for ratio, (one, other) in self.points
+            )
+        )
+
+    def at(self, ratio: float) -> Shares:
+        """Give the shares for a ratio > 0."""
+        places = [math.log(one) for one, _ in self.points]
+        found = [
+            float(np.interp(math.log(ratio), places, column))
+            for column in zip(*(s for _, s in self.points), strict=True)
+        ]
+        return Shares(*found)
 
 
 def first_stage(cosine: Floats | None, lexical: Floats | None, lexical_weight: float) -> NDArray[np.float64]:

@@ -2,62 +2,39 @@
 
     score = known + weight * similarity(distance)        known: the part that is at hand, such as the cosine
 
-A lower bound of every distance costs little: all costs in one matrix product, then the reduction of the Hungarian
-method. Take the least cost out of every row, then of every column of what is left (and the other way round, whichever
-gives more): the sums taken out, weighed by the masses, are a feasible solution of the dual problem, hence at most the
-distance, and never less than the relaxed bound of Kusner et al. (ICML 2015). A lower bound of the distance is an upper
-bound of the score, so problems are solved in the order of their best possible scores until the best of the rest cannot
-enter the result. What is returned equals solving everything; the certificate says how much was spared.
+A lower bound of a distance is an upper bound of its score. Every candidate gets the cheapest bound (models/bounds.py);
+whoever is then in front gets the next better one, and whoever is in front with the last is solved, until the best of the
+rest cannot enter the result (optimal multi-step search, Seidl and Kriegel, SIGMOD 1998). What is returned equals solving
+everything; the certificate says how much was spared. One query against ten candidates or a million texts is the same work:
+only those in front cost more than an addition per token.
 
-The bounds are computed in float32 and lowered by more than its rounding errors can amount to (for d-term sums of unit
-rounding e, d * e relative: Higham, Accuracy and Stability of Numerical Algorithms, section 3.1), so they hold exactly.
 Solved distances are `transport.distance` of the pair, to the last bit, whatever the other candidates are.
 """
 
 import heapq
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from models import transport
+from models.bounds import Floors
+from models.candidates import Candidates
+from models.dual_bound import dual_values
 from models.transport import Floats, Measure, Points, Vectors
 
-BLOCK = 1 << 18  # costs held at a time: 1 MiB of float32, which stays in a core's cache
-SOLVER_ROUNDING = 1e-12  # more than float64 can take from a solved distance, relative to the largest cost
-UNDERFLOW = 1e-36  # more than float32 can lose of a squared distance below its normal range
+FIRST_TOKENS = (
+    4_096  # tokens of the first candidates that are bounded by reduction; each following run is twice as long
+)
+LONG_PROBLEM = 1_200  # costs of a problem from which the dual bound pays
+DUAL_RUN = 12  # candidates that get the dual bound at once
 
-
-class Candidates(NamedTuple):
-    """Token vectors of n candidate texts, one text after another.
-
-    Text i is made of the tokens offsets[i] to offsets[i + 1]. Token t has the vector vectors[t] or, where `rows` is
-    given, vectors[rows[t]]: a token that occurs often is then stored and multiplied once.
-    """
-
-    vectors: NDArray[np.float32]  # (tokens, d), or (distinct tokens, d) with rows
-    offsets: NDArray[np.int64]  # (n + 1,), from 0 to the number of tokens, never falling
-    rows: NDArray[np.integer[Any]] | None = None  # (tokens,)
-
-    @classmethod
-    def from_table(
-        cls, table: Vectors, token_ids: NDArray[np.integer[Any]], offsets: NDArray[np.int64]
-    ) -> "Candidates":
-        """Candidates whose token vectors are rows of a table (V, d), such as static vectors by token id (tokens,)."""
-        occurs = np.zeros(len(table), dtype=bool)
-        occurs[token_ids] = True
-        distinct = np.flatnonzero(occurs)
-        row_of = np.empty(len(table), dtype=np.int32)  # read only where a token occurs
-        row_of[distinct] = np.arange(len(distinct), dtype=np.int32)
-        return cls(table[distinct].astype(np.float32, copy=False), offsets, row_of[token_ids])
-
-    def tokens(self, position: int) -> NDArray[np.float32]:
-        """Token vectors (t, d) of one candidate."""
-        which = slice(int(self.offsets[position]), int(self.offsets[position + 1]))
-        return self.vectors[which] if self.rows is None else self.vectors[self.rows[which]]
+Places = NDArray[np.int64]
+TieBreak = NDArray[Any] | Callable[[Places], Sequence[Any]]
+RELAXED, REDUCED, DUAL = range(3)  # how good the bound of a candidate is
 
 
 class Certificate(NamedTuple):
@@ -70,13 +47,23 @@ class Certificate(NamedTuple):
     pruned: int
 
 
+class Opened(NamedTuple):
+    """How many candidates were looked at by each bound, and solved."""
+
+    relaxed: int = 0
+    reduced: int = 0
+    dual: int = 0
+    solved: int = 0
+
+
 class Reranked(NamedTuple):
     """The best k = min(top_k, n) candidates, best first."""
 
-    order: NDArray[np.int64]  # (k,) positions among the candidates
+    order: Places  # (k,) positions among the candidates
     scores: Floats  # (k,), never rising
     distances: Floats  # (k,); WORST[measure] without mass; nan where a deadline left it unsolved
     certificate: Certificate
+    opened: Opened
 
 
 def rerank(
@@ -86,58 +73,58 @@ def rerank(
     weight: float,
     top_k: int,
     measure: Measure,
-    tie_break: NDArray[Any] | None = None,
+    tie_break: TieBreak | None = None,
     deadline: float | None = None,
+    query_weights: Floats | None = None,
+    at_least: float = -math.inf,
 ) -> Reranked:
     """Return the top_k candidates by known (n,) + weight * similarity(distance to query (m, d)).
 
-    Equal scores are ordered by `tie_break` (n,), smallest first, then by position. Candidates without mass have the
-    worst distance of the measure. After `deadline` (a value of time.monotonic) nothing more is solved: what is unsolved
-    counts with the least score it can have, and the certificate is not exact. Raises ValueError for a negative weight,
-    for values that are not finite, and for shapes that do not fit.
+    Equal scores are ordered by `tie_break`, smallest first, then by position: it is (n,), or gives that of some positions.
+    Candidates without mass have the worst distance of the measure. `query_weights` (m,) are token weights in place of the
+    measure's own, as `candidates.weights` are. After `deadline` (a value of time.monotonic) nothing more is solved: what is
+    unsolved counts with the least score it can have, and the certificate is not exact. Who cannot reach the score `at_least` need
+    not be found. Raises ValueError for a negative weight, for values that are not finite, and for shapes that do not fit.
     """
-    count = len(candidates.offsets) - 1
     check(query, candidates, known, weight, top_k)
-    asked = transport.points(query, measure)
-    bounds = lower_bounds(asked, candidates, measure)
-    upper = known + weight * transport.similarity(bounds, measure)  # (n,)
-    rank = np.empty(count, dtype=np.int64)
-    rank[np.arange(count) if tie_break is None else np.argsort(tie_break, kind="stable")] = np.arange(count)
-    order = np.lexsort((rank, -upper))
-
-    distances = np.full(count, np.nan)
-    scores = known.astype(np.float64) + weight * transport.similarity(transport.WORST[measure], measure)  # the least
-    best: list[tuple[float, int]] = []  # heap of (score, -rank): its first is the k-th best so far
-    solved, exact = 0, True
-    for position, highest, place in zip(order.tolist(), upper[order].tolist(), (-rank[order]).tolist(), strict=True):
-        if len(best) >= top_k and (highest, place) < best[0]:
-            break
-        if deadline is not None and time.monotonic() >= deadline:
-            exact = False
-            break
-        text = transport.points(candidates.tokens(position), measure)
-        distances[position] = found = transport.distance_between(asked, text, measure)
-        scores[position] = score = float(known[position]) + weight * transport.similarity(found, measure)
-        solved += 1
-        heapq.heappush(best, (score, place))
-        if len(best) > top_k:
-            heapq.heappop(best)
-
-    looked_at = order if not exact else order[:solved]
-    hits = looked_at[np.lexsort((rank[looked_at], -scores[looked_at]))][:top_k]
+    asked = transport.points(query, measure, query_weights)
+    ranking = _Ranking(asked, candidates, known.astype(np.float64), weight, top_k, measure, at_least)
+    exact = ranking.run(deadline)
+    if exact:
+        scores, positions = np.array(ranking.scores, np.float64), np.array(list(ranking.distances), np.int64)
+    else:
+        scores = ranking.known + weight * transport.similarity(transport.WORST[measure], measure)  # the least
+        scores[list(ranking.distances)] = ranking.scores
+        positions = np.arange(candidates.texts)
+    best = best_of(scores, positions, top_k, tie_break)
+    order = positions[best]
     certificate = Certificate(
         exact=exact,
-        kth=float(scores[hits[-1]]) if len(hits) else None,
-        next_bound=float(upper[order[solved]]) if solved < count else None,
-        solved=solved,
-        pruned=count - solved,
+        kth=float(scores[best[-1]]) if len(best) else None,
+        next_bound=ranking.next_bound if len(ranking.distances) < candidates.texts else None,
+        solved=len(ranking.distances),
+        pruned=candidates.texts - len(ranking.distances),
     )
-    return Reranked(hits, scores[hits], distances[hits], certificate)
+    distances = np.array([ranking.distances.get(position, math.nan) for position in order.tolist()])
+    return Reranked(order, scores[best], distances, certificate, ranking.opened)
+
+
+def best_of(scores: Floats, positions: Places, top_k: int, tie_break: TieBreak | None = None) -> Places:
+    """Where in `scores` (k,) the top_k best stand, best first; ties as `rerank` breaks those of these positions (k,)."""
+    kept = np.arange(len(scores))
+    if len(scores) > top_k:
+        kept = np.flatnonzero(scores >= np.partition(scores, len(scores) - top_k)[len(scores) - top_k])
+    where = positions[kept]
+    if tie_break is None:
+        names: Any = where
+    else:
+        names = np.asarray(tie_break(where)) if callable(tie_break) else tie_break[where]
+    return kept[np.lexsort((where, names, -scores[kept]))][:top_k]
 
 
 def check(query: Vectors, candidates: Candidates, known: Floats, weight: float, top_k: int) -> None:
     """Raise ValueError, naming the value, for arguments of `rerank` that would give a wrong answer or none."""
-    offsets = candidates.offsets
+    offsets, rows = candidates.offsets, candidates.rows
     if top_k < 1:
         raise ValueError(f"top_k must be at least 1, got {top_k}")
     if not (math.isfinite(weight) and weight >= 0.0):
@@ -146,113 +133,168 @@ def check(query: Vectors, candidates: Candidates, known: Floats, weight: float, 
         raise ValueError(f"known scores must be ({len(offsets) - 1},), one for each candidate, got {known.shape}")
     if not np.isfinite(known).all():
         raise ValueError(f"known scores must be finite, got {known[np.argmin(np.isfinite(known))]}")
-    held = len(candidates.vectors) if candidates.rows is None else len(candidates.rows)
+    held = len(candidates.vectors) if rows is None else len(rows)
     if offsets[0] != 0 or offsets[-1] != held or (offsets[1:] < offsets[:-1]).any():
         raise ValueError(f"offsets must rise from 0 to the {held} tokens, got {offsets[0]} to {offsets[-1]}")
     if query.ndim != 2 or candidates.vectors.ndim != 2 or query.shape[1] != candidates.vectors.shape[1]:
         raise ValueError(f"query {query.shape} and candidates {candidates.vectors.shape} must be (tokens, equal dim)")
     if candidates.vectors.dtype != np.float32:  # what the rounding errors are reckoned for
         raise ValueError(f"token vectors of candidates must be float32, got {candidates.vectors.dtype}")
+    if candidates.weights is not None:
+        transport.check_weights(candidates.weights, len(candidates.vectors))
 
 
-def lower_bounds(query: Points, candidates: Candidates, measure: Measure) -> Floats:
-    """A lower bound (n,) of the distance of each candidate; exact, the worst of the measure, for those without mass."""
-    vectors, offsets, rows = candidates
-    bounds = np.full(len(offsets) - 1, transport.WORST[measure])
-    squares = transport.squared_lengths(vectors)
-    present = np.flatnonzero(offsets[1:] > offsets[:-1])  # reduceat must not see an empty text
-    if not (query.has_mass and len(present)):
-        return bounds
-    if measure == "wrd":
-        weighed = query.masses > 0.0
-        query = Points(query.at[weighed], query.masses[weighed], query.squares[weighed])
-        lengths = token_lengths(vectors, squares)
-        weights = lengths if rows is None else lengths[rows]
-    else:
-        lengths = squares
-        weights = np.ones(int(offsets[-1]))
-    totals = np.add.reduceat(weights, offsets[present])  # (present,)
-    sums = np.empty(len(present))
-    table = None if rows is None else cost_floor(query, vectors, lengths, measure)  # (m, distinct)
-    for first, last in blocks(offsets[present], int(offsets[-1]), BLOCK // len(query.at)):
-        starts = offsets[present[first:last]]
-        tokens = slice(int(starts[0]), int(offsets[present[last - 1] + 1]))
-        if table is None or rows is None:
-            cost = cost_floor(query, vectors[tokens], lengths[tokens], measure)
+class _Ranking:
+    """One run of `rerank`: who is in front, by which bound, and who was solved."""
+
+    def __init__(
+        self,
+        query: Points,
+        candidates: Candidates,
+        known: Floats,
+        weight: float,
+        top_k: int,
+        measure: Measure,
+        at_least: float,
+    ) -> None:
+        self.known = known  # (n,)
+        self.distances: dict[int, float] = {}  # of solved candidates, by position
+        self.scores: list[float] = []  # of the same
+        self._query = query
+        self._candidates = candidates
+        self._weight = weight
+        self._top_k = top_k
+        self._measure = measure
+        self._at_least = at_least
+        self._floors = Floors(query, candidates, measure)
+        self._best: list[float] = []  # heap of the top_k best scores: its first is the k-th
+        self._pending: list[tuple[float, int, int]] = []  # heap of (-best possible score, position, kind of bound)
+        self._same: dict[bytes, float] = {}  # distances of texts by their tokens
+        self._sizes = candidates.offsets[1:] - candidates.offsets[:-1]  # (n,) tokens
+        self._counts = [0, 0, 0]
+        bounds = self._floors.relaxed() if self._floors.has_table else self._floors.reduced()
+        self._counts[RELAXED if self._floors.has_table else REDUCED] = len(known)
+        self._upper = self._best_scores(np.arange(len(known)), bounds)  # (n,)
+        self._run_tokens = FIRST_TOKENS
+        self._order, self._sorted, self._next = np.empty(0, np.int64), 0, 0
+        self._sort_more()
+
+    @property
+    def opened(self) -> Opened:
+        """How many candidates each stage looked at."""
+        relaxed, reduced, dual = self._counts
+        return Opened(relaxed, reduced, dual, len(self.distances))
+
+    @property
+    def next_bound(self) -> float:
+        """The best score that anybody unsolved can have; -inf where there is nobody."""
+        return max(-self._pending[0][0] if self._pending else -math.inf, self._rest)
+
+    @property
+    def _rest(self) -> float:
+        """The best possible score among those with the cheapest bound only."""
+        return float(self._upper[self._order[self._next]]) if self._next < len(self._order) else -math.inf
+
+    @property
+    def _kth(self) -> float:
+        return max(self._at_least, self._best[0]) if len(self._best) == self._top_k else self._at_least
+
+    def run(self, deadline: float | None) -> bool:
+        """Solve until the result is proven (True) or the deadline comes (False)."""
+        while self._pending or self._next < len(self._order):
+            if self._kth > self.next_bound:
+                return True
+            if deadline is not None and time.monotonic() >= deadline:
+                return False
+            if not self._pending or -self._pending[0][0] <= self._rest:
+                self._open_more()
+                continue
+            _, position, kind = self._pending[0]
+            if kind == REDUCED and self._is_long(position):
+                self._improve()
+            else:
+                heapq.heappop(self._pending)
+                self._solve(position)
+        return True
+
+    def _is_long(self, position: int) -> bool:
+        """Whether a problem is dear enough for the dual bound to pay."""
+        return bool(len(self._floors.query.masses) * self._sizes[position] >= LONG_PROBLEM)
+
+    def _best_scores(self, positions: Places, bounds: Floats) -> Floats:
+        """The best scores that candidates with these distances at least can have."""
+        return np.asarray(self.known[positions] + self._weight * transport.similarity(bounds, self._measure))
+
+    def _sort_more(self) -> None:
+        """Put so many more of the best into their order: the first thousand, then four times as many."""
+        count, self._sorted = len(self._upper), max(1_024, 4 * self._sorted)
+        if self._sorted < count // 4:
+            least = np.partition(self._upper, count - self._sorted)[count - self._sorted]
+            kept = np.flatnonzero(self._upper >= least)
         else:
-            cost = table.take(rows[tokens], axis=1)
-        sums[first:last] = reduction(query.masses, weights[tokens], totals[first:last], cost, starts - starts[0])
-    largest = 2.0 if measure == "wrd" else math.sqrt(query.squares.max()) + math.sqrt(squares.max())  # of the costs
-    rounding = 4.0 * unit_rounding(vectors.shape[1])  # of masses and of the reduced costs
-    sums = np.maximum(sums * (1.0 - rounding) - SOLVER_ROUNDING * largest, 0.0)
-    bounds[present] = np.where(totals > 0.0, sums, transport.WORST[measure])
-    return bounds
+            kept, self._sorted = np.arange(count), count
+        self._order = kept[np.argsort(-self._upper[kept], kind="stable")]
 
+    def _open_more(self) -> None:
+        """Give the next of those with the cheapest bound a better one, if there is a better one."""
+        sizes = self._sizes[self._order[self._next :]]
+        run = max(1, int(np.searchsorted(np.cumsum(sizes), self._run_tokens, side="right")))
+        chosen = self._order[self._next : self._next + run]
+        self._next += len(chosen)
+        self._run_tokens *= 2
+        upper = self._upper[chosen]
+        if self._floors.has_table:
+            self._counts[REDUCED] += len(chosen)
+            upper = np.minimum(upper, self._best_scores(chosen, self._floors.reduced(chosen)))
+        for highest, position in zip(upper.tolist(), chosen.tolist(), strict=True):
+            heapq.heappush(self._pending, (-highest, position, REDUCED))
+        if self._next == len(self._order) < len(self._upper):
+            self._sort_more()
 
-def blocks(starts: NDArray[np.int64], end: int, tokens: int) -> Iterator[tuple[int, int]]:
-    """Cut texts, from `starts` (n,) to `end`, into runs [first, last) of at most `tokens` tokens, or of one text."""
-    first = 0
-    while first < len(starts):
-        last = len(starts)
-        if end - starts[first] > tokens:
-            last = max(first + 1, int(np.searchsorted(starts, starts[first] + tokens, side="right")) - 1)
-        yield first, last
-        first = last
+    def _improve(self) -> None:
+        """Give the long texts among those in front the dual bound."""
+        chosen: list[int] = []
+        others = []
+        while self._pending and len(chosen) < DUAL_RUN and -self._pending[0][0] >= self._kth:
+            entry = heapq.heappop(self._pending)
+            if entry[2] == REDUCED and self._is_long(entry[1]):
+                chosen.append(entry[1])
+                others.append(entry)
+            else:
+                others.append(entry)
+                if len(others) > 4 * DUAL_RUN:
+                    break
+        positions = np.array(chosen, np.int64)
+        bounds = dict(zip(chosen, self._best_scores(positions, self._dual_bounds(positions)).tolist(), strict=True))
+        self._counts[DUAL] += len(chosen)
+        for negative, position, kind in others:
+            if position in bounds:
+                negative, kind = max(negative, -bounds[position]), DUAL
+            heapq.heappush(self._pending, (negative, position, kind))
 
+    def _dual_bounds(self, positions: Places) -> Floats:
+        """Bounds (k,) by Sinkhorn iterations."""
+        cost, weights = self._floors.block(positions)
+        sizes = self._sizes[positions]
+        values = dual_values(self._floors.query.masses, cost, weights, np.cumsum(sizes) - sizes)
+        return self._floors.lowered_dual(*values)
 
-def token_lengths(vectors: NDArray[np.float32], squares: NDArray[np.float32]) -> Floats:
-    """Lengths (t,) of rows (t, d) from their squares: 0 exactly where `transport.points` gives no mass."""
-    lengths = np.sqrt(squares, dtype=np.float64)
-    tiny = np.flatnonzero(lengths < 2.0 * transport.SHORTEST)  # float32 cannot tell
-    if len(tiny):
-        again = np.sqrt(transport.squared_lengths(vectors[tiny].astype(np.float64)))
-        lengths[tiny] = np.where(again < transport.SHORTEST, 0.0, again)
-    return lengths
-
-
-def unit_rounding(dim: int) -> float:
-    """Relative error of a float32 sum of `dim` products, in whatever order it is made."""
-    return (dim + 8) * float(np.finfo(np.float32).eps) / 2.0
-
-
-def cost_floor(
-    query: Points, vectors: NDArray[np.float32], lengths: NDArray[Any], measure: Measure
-) -> NDArray[np.float32]:
-    """Costs (m, t) of the query against token vectors (t, d), lowered by all that float32 may be wrong; at least 0.
-
-    `lengths` (t,) are the lengths of the vectors for wrd, their squares for wmd.
-    """
-    rounding = unit_rounding(vectors.shape[1])
-    if measure == "wrd":
-        # |error of the cosine| <= that of the dot product and half that of the squared length
-        cost: NDArray[np.float32] = (-query.at).astype(np.float32) @ vectors.T
-        with np.errstate(divide="ignore"):
-            cost *= np.where(lengths > 0.0, 1.0 / lengths, 0.0).astype(np.float32)
-        cost += np.float32(1.0 - 2.0 * rounding)
-        return np.maximum(cost, 0.0, out=cost)
-    # |error of x2 + y2 - 2xy| <= 2 * rounding * (|x| + |y|)^2 <= 4 * rounding * (x2 + y2)
-    cost = (-2.0 * query.at).astype(np.float32) @ vectors.T
-    cost += lengths * np.float32(1.0 - 5.0 * rounding)
-    cost += (query.squares * (1.0 - 5.0 * rounding) - UNDERFLOW).astype(np.float32)[:, None]
-    np.maximum(cost, 0.0, out=cost)
-    return np.sqrt(cost, out=cost)
-
-
-def reduction(
-    query_masses: Floats, weights: Floats, totals: Floats, cost: NDArray[np.float32], starts: NDArray[np.int64]
-) -> Floats:
-    """Bounds (b,) of b texts: the greater of what the two orders of reduction take out of the costs (m, t), weighed.
-
-    Text i begins at token starts[i] of t; its masses are its weights over totals[i] (its bound is nan where that is 0).
-    The costs are overwritten.
-    """
-    sizes = np.diff(starts, append=cost.shape[1])
-    row_least = np.minimum.reduceat(cost, starts, axis=1)  # (m, b)
-    column_rest = np.min(cost - np.repeat(row_least, sizes, axis=1), axis=0)  # (t,)
-    column_least = np.min(cost, axis=0)  # (t,)
-    cost -= column_least
-    row_rest = np.minimum.reduceat(cost, starts, axis=1)  # (m, b)
-    with np.errstate(invalid="ignore"):
-        rows_first = query_masses @ row_least + np.add.reduceat(column_rest * weights, starts) / totals
-        columns_first = np.add.reduceat(column_least * weights, starts) / totals + query_masses @ row_rest
-    return np.maximum(rows_first, columns_first)
+    def _solve(self, position: int) -> None:
+        """Solve one problem."""
+        candidates = self._candidates
+        key = b""
+        if candidates.rows is not None:
+            key = candidates.rows[candidates.offsets[position] : candidates.offsets[position + 1]].tobytes()
+        distance = self._same.get(key)
+        if distance is None:
+            text = candidates.points(position, self._measure)
+            distance = transport.distance_between(self._query, text, self._measure)
+            if candidates.rows is not None:
+                self._same[key] = distance
+        score = float(self.known[position]) + self._weight * transport.similarity(distance, self._measure)
+        self.distances[position] = distance
+        self.scores.append(score)
+        if len(self._best) < self._top_k:
+            heapq.heappush(self._best, score)
+        else:
+            heapq.heappushpop(self._best, score)

@@ -5,13 +5,14 @@ token); contextual vectors keep one signed byte per dimension and a half-precisi
 """
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from models.candidates import PLAIN, Candidates, TokenTable, Weighing
 from models.encoder import Encoded, Encoder
-from models.rerank import Candidates
+from models.transport import token_weights
 
 
 class TokenCodec(Protocol):
@@ -19,12 +20,17 @@ class TokenCodec(Protocol):
 
     name: str
 
+    @property
+    def table(self) -> TokenTable | None:
+        """What token ids are rows of; None where a document keeps vectors."""
+        ...
+
     def pack(self, encoded: Encoded) -> list[bytes]:
         """Write the token vectors of each text as bytes."""
         ...
 
-    def unpack(self, packed: Sequence[bytes]) -> Candidates:
-        """Read the token vectors of several texts back into one block."""
+    def unpack(self, packed: Sequence[bytes], weighing: Weighing = PLAIN) -> Candidates:
+        """Read the token vectors of several texts back into one block, with token weights where masses are asked for."""
         ...
 
 
@@ -32,7 +38,7 @@ class TokenIds:
     """Static vectors: a document keeps token ids, the vectors are rows of one table."""
 
     def __init__(self, table: NDArray[np.float32]) -> None:
-        self._table = table
+        self.table: TokenTable = TokenTable(table)
         self._dtype = np.dtype("<u2" if len(table) <= 1 << 16 else "<u4")
         self.name = f"ids-{self._dtype.itemsize}"
 
@@ -40,16 +46,20 @@ class TokenIds:
         """Write token ids, 2 or 4 bytes each."""
         return [ids.astype(self._dtype).tobytes() for ids in encoded.token_ids]
 
-    def unpack(self, packed: Sequence[bytes]) -> Candidates:
+    def ids(self, packed: Sequence[bytes]) -> tuple[NDArray[np.integer[Any]], NDArray[np.int64]]:
+        """Read the token ids (tokens,) of several texts, one after another, and where each begins (n + 1,)."""
+        return np.frombuffer(b"".join(packed), dtype=self._dtype), _offsets(packed, self._dtype.itemsize)
+
+    def unpack(self, packed: Sequence[bytes], weighing: Weighing = PLAIN) -> Candidates:
         """Look the ids up in the table."""
-        offsets = _offsets(packed, self._dtype.itemsize)
-        return Candidates.from_table(self._table, np.frombuffer(b"".join(packed), dtype=self._dtype), offsets)
+        return Candidates.from_table(self.table, *self.ids(packed), weighing.of_table(self.table))
 
 
 class ScaledBytes:
     """Contextual vectors: int8 entries with one float16 scale a token."""
 
     name = "int8"
+    table = None
 
     def __init__(self, dim: int) -> None:
         self._dtype = np.dtype([("scale", "<f2"), ("entries", "i1", (dim,))])
@@ -67,11 +77,16 @@ class ScaledBytes:
         packed["entries"] = np.rint(tokens / scale[:, None])
         return packed.tobytes()
 
-    def unpack(self, packed: Sequence[bytes]) -> Candidates:
-        """Multiply entries and scales back to float32."""
+    def unpack(self, packed: Sequence[bytes], weighing: Weighing = PLAIN) -> Candidates:
+        """Multiply entries and scales back to float32.
+
+        Raises ValueError for "idf": which tokens these were is not kept.
+        """
         offsets = _offsets(packed, self._dtype.itemsize)
         tokens = np.frombuffer(b"".join(packed), dtype=self._dtype)
-        return Candidates(tokens["entries"] * tokens["scale"].astype(np.float32)[:, None], offsets)
+        vectors = tokens["entries"] * tokens["scale"].astype(np.float32)[:, None]
+        weights = None if weighing.masses is None else token_weights(vectors, weighing.masses)
+        return Candidates(vectors, offsets, weights=weights)
 
 
 def token_codec(encoder: Encoder) -> TokenCodec:

@@ -9,6 +9,9 @@ Two published measures, each a choice of masses and costs of one optimal transpo
 * ``wrd``, Word Rotator's Distance (Yokoi et al., EMNLP 2020, arXiv:2004.15003; kexue.fm/archives/7388):
   p_i = |x_i| / sum_k |x_k|, q likewise, cost = 1 - cosine, in [0, 2].
 
+Other masses can be given with either, as the shares of token weights: of ones (``uniform``), of lengths (``norm``), or of how
+rare a token is among the texts (``idf``; TF-IDF masses, since a repeated token counts as often as it stands there).
+
 Token vectors are (t, d) arrays, one row per token, not normalised: in ``wrd`` a longer vector is a heavier token. A
 token shorter than ``SHORTEST`` has no direction and gets no mass in ``wrd``. A text without any mass has nothing to be
 compared by: its distance to every text, even to itself, is the worst of the measure, ``WORST[measure]``.
@@ -31,10 +34,12 @@ except ImportError:  # pragma: no cover - another version of POT
     emd_c = None
 
 Measure = Literal["wrd", "wmd"]
+Masses = Literal["norm", "uniform", "idf"]
 Vectors = NDArray[np.floating[Any]]
 Floats = NDArray[np.float64]
 Similar = TypeVar("Similar", float, Floats)
 
+OWN_MASSES: dict[Measure, Masses] = {"wrd": "norm", "wmd": "uniform"}
 WORST: dict[Measure, float] = {"wrd": 2.0, "wmd": math.inf}
 SHORTEST = 1e-12
 LONGEST = 1e15  # squares of longer vectors would not fit float32 with room to spare
@@ -55,11 +60,11 @@ class Points(NamedTuple):
         return bool(self.masses.any())
 
 
-def points(vectors: Vectors, measure: Measure) -> Points:
-    """Weigh token vectors (t, d) under a measure.
+def points(vectors: Vectors, measure: Measure, weights: Floats | None = None) -> Points:
+    """Weigh token vectors (t, d) under a measure, by token weights (t,) in place of the measure's own where given.
 
-    Raises ValueError for an unknown measure, for anything that is not (t, d) and for vectors that are not finite or
-    longer than LONGEST.
+    Raises ValueError for an unknown measure, for anything that is not (t, d), for vectors that are not finite or
+    longer than LONGEST, and for weights that are negative, not finite or of another number.
     """
     if measure not in WORST:
         raise ValueError(f"measure must be 'wrd' or 'wmd', got {measure!r}")
@@ -67,16 +72,53 @@ def points(vectors: Vectors, measure: Measure) -> Points:
         raise ValueError(f"token vectors must be (tokens, dim), got shape {vectors.shape}")
     at = vectors.astype(np.float64, order="C")  # a copy, changed below
     squares = squared_lengths(at)
+    if weights is not None:
+        check_weights(weights, len(at))
     if measure == "wmd":
-        return Points(at, np.full(len(at), 1.0 / max(len(at), 1)), squares)
+        return Points(at, shares(np.ones(len(at)) if weights is None else weights), squares)
     lengths = np.sqrt(squares)
     if lengths.min(initial=1.0) < SHORTEST:
         lengths[lengths < SHORTEST] = 0.0
         at /= np.where(lengths > 0.0, lengths, np.inf)[:, None]
     else:
         at /= lengths[:, None]
-    total = float(lengths.sum())
-    return Points(at, lengths / total if total else lengths, squares)
+    return Points(at, shares(lengths if weights is None else weights), squares)
+
+
+def shares(weights: Floats) -> Floats:
+    """Masses (t,) in proportion to weights (t,): they sum to 1, or are all 0 where the weights are."""
+    total = float(weights.sum())
+    return weights / total if total else weights
+
+
+def check_weights(weights: Floats, count: int) -> None:
+    """Raise ValueError, with the value, for token weights that make no masses of `count` tokens."""
+    if weights.shape != (count,):
+        raise ValueError(f"token weights must be ({count},), one for each token, got {weights.shape}")
+    if not (weights.min(initial=0.0) >= 0.0 and weights.max(initial=0.0) <= LONGEST):  # false for NaN, too
+        worst = weights[np.argmin((weights >= 0.0) & (weights <= LONGEST))]
+        raise ValueError(f"token weights must be in [0, {LONGEST:g}], got {worst}")
+
+
+def token_weights(vectors: Vectors, masses: Masses) -> Floats:
+    """Weights (t,) of token vectors (t, d) that need nothing else: their lengths for "norm", 1 for "uniform".
+
+    Raises ValueError for other masses.
+    """
+    if masses == "uniform":
+        return np.ones(len(vectors))
+    if masses != "norm":
+        raise ValueError(
+            f"masses must be 'norm' or 'uniform' where no document frequencies are at hand, got {masses!r}"
+        )
+    lengths = np.sqrt(squared_lengths(vectors.astype(np.float64, order="C")))
+    lengths[lengths < SHORTEST] = 0.0
+    return cast(Floats, lengths)
+
+
+def rarity(frequencies: NDArray[np.integer[Any]], texts: int) -> Floats:
+    """Weights for "idf": ln(1 + (N - df + 1/2) / (df + 1/2)) of tokens that df (V,) of N texts have; always positive."""
+    return np.asarray(np.log1p((texts - frequencies + 0.5) / (frequencies + 0.5)), np.float64)
 
 
 def squared_lengths(vectors: Vectors) -> NDArray[Any]:
@@ -94,9 +136,9 @@ def squared_lengths(vectors: Vectors) -> NDArray[Any]:
     return squares
 
 
-def masses(vectors: Vectors, measure: Measure) -> Floats:
+def masses(vectors: Vectors, measure: Measure, weights: Floats | None = None) -> Floats:
     """Masses (t,) of token vectors (t, d): they sum to 1, or are all 0 for a text that cannot be compared."""
-    return points(vectors, measure).masses
+    return points(vectors, measure, weights).masses
 
 
 def costs(query: Vectors, text: Vectors, measure: Measure) -> Floats:
@@ -127,8 +169,16 @@ def costs_between(query: Points, text: Points, measure: Measure) -> Floats:
     return np.sqrt(dots, out=dots)
 
 
-def distance(query: Vectors, text: Vectors, measure: Measure) -> float:
+def distance(
+    query: Vectors,
+    text: Vectors,
+    measure: Measure,
+    query_weights: Floats | None = None,
+    text_weights: Floats | None = None,
+) -> float:
     """The exact optimal cost between token vectors (m, d) and (n, d), or WORST[measure] where one has no mass.
+
+    Weights (m,) and (n,) give masses other than those of the measure.
 
     Two examples to check by hand, in two dimensions. Query: a = (2, 0), b = (0, 1). Text: c = (3, 0).
 
@@ -136,7 +186,7 @@ def distance(query: Vectors, text: Vectors, measure: Measure) -> float:
       (cost 1), so the distance is 2/3 * 0 + 1/3 * 1 = 1/3.
     * wmd: p = (1/2, 1/2), q = (1). |a - c| = 1, |b - c| = sqrt(1 + 9), so the distance is (1 + sqrt(10)) / 2 = 2.08...
     """
-    return distance_between(points(query, measure), points(text, measure), measure)
+    return distance_between(points(query, measure, query_weights), points(text, measure, text_weights), measure)
 
 
 def distance_between(query: Points, text: Points, measure: Measure) -> float:
@@ -147,12 +197,18 @@ def distance_between(query: Points, text: Points, measure: Measure) -> float:
     return min(max(solve(query.masses, text.masses, cost)[1], 0.0), WORST[measure])
 
 
-def plan(query: Vectors, text: Vectors, measure: Measure) -> tuple[Floats, Floats]:
+def plan(
+    query: Vectors,
+    text: Vectors,
+    measure: Measure,
+    query_weights: Floats | None = None,
+    text_weights: Floats | None = None,
+) -> tuple[Floats, Floats]:
     """The cheapest plan (m, n) and the costs (m, n) it pays: `(plan * cost).sum()` is the distance.
 
     Rows of the plan sum to the masses of the query, columns to those of the text; it is all 0 where one has no mass.
     """
-    here, there = points(query, measure), points(text, measure)
+    here, there = points(query, measure, query_weights), points(text, measure, text_weights)
     cost = costs_between(here, there, measure)
     if not (here.has_mass and there.has_mass):
         return np.zeros_like(cost), cost

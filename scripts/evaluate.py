@@ -1,6 +1,6 @@
 """Measure a model folder on pairs and on retrieval.
 
-`python -m scripts.evaluate sts FILE… | questions FILE | retrieval … | weights …`
+`python -m scripts.evaluate sts FILE… | questions FILE | retrieval … | weights … | lookup …`
 
 `--model` takes a folder, or the name of a floor that needs no weights: tfidf-char1 and tfidf-char2 (sts), bm25-char1 and
 bm25-char2 (questions, retrieval). Files are tab-separated, `.xz` is read directly. One JSON line with --json, else a table.
@@ -18,10 +18,11 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from models.encoder import Encoder
-from models.fusion import first_stage
+from models.fusion import SharesByLength, first_stage
 from models.token_codec import token_codec
 from models.transport import Measure, distance, similarity
 from scripts.evaluation.floors import Bm25, TfIdf
+from scripts.evaluation.lookup import add_lookup, evaluate_lookup
 from scripts.evaluation.measures import judge, mean, spearman
 from scripts.evaluation.searching import FileSearch, Rerank, Retrieve, Setting, encode
 from scripts.training.vocabulary import read_lines
@@ -139,10 +140,20 @@ def evaluate_sts(choices: argparse.Namespace) -> dict[str, Any]:
 
 def settings(choices: argparse.Namespace, card: dict[str, Any]) -> list[Setting]:
     """Combine the asked candidates' sources and reranks; weights that are not given come from the model's card."""
-    weight = card.get("weight", 0.5) if choices.weight is None else choices.weight
-    lexical = card.get("lexical_weight", 0.0) if choices.lexical_weight is None else choices.lexical_weight
+    shares = SharesByLength.of_card(card).fixed(choices.weight, choices.lexical_weight)
     retrieve = choices.retrieve or [card.get("retrieve", "vector")]
-    return [Setting(one, other, weight, lexical, choices.candidates) for one in retrieve for other in choices.rerank]
+    return [Setting(one, other, shares, choices.candidates) for one in retrieve for other in choices.rerank]
+
+
+def described(setting: Setting, ratio: float) -> dict[str, Any]:
+    """Say what a run did: its setting, and the shares at the median length ratio."""
+    shares = setting.shares.at(ratio)
+    return {
+        "retrieve": setting.retrieve,
+        "rerank": setting.rerank,
+        "candidates": setting.candidates,
+        **{name: round(share, 3) for name, share in shares._asdict().items()},
+    }
 
 
 def evaluate_task(choices: argparse.Namespace, task: Task) -> dict[str, Any]:
@@ -168,9 +179,11 @@ def evaluate_task(choices: argparse.Namespace, task: Task) -> dict[str, Any]:
         return report | measured(ranked)
     encoder = Encoder(Path(choices.model), device=choices.device)
     search = FileSearch(encoder, texts, list(task.queries.values()))
-    report["truncated"] = search.corpus.truncated
+    ratio = search.length_ratio()
+    report |= {"truncated": search.corpus.truncated, "length_ratio": round(ratio, 2)}
     runs = [
-        setting._asdict() | measured(search.rankings(setting, within)) for setting in settings(choices, encoder.card)
+        described(setting, ratio) | measured(search.rankings(setting, within))
+        for setting in settings(choices, encoder.card)
     ]
     return report | (runs[0] if len(runs) == 1 else {"runs": runs})
 
@@ -193,7 +206,8 @@ def evaluate_weights(choices: argparse.Namespace, task: Task) -> dict[str, Any]:
                 order = np.argsort(-((1 - weight) * known + weight * one.transport), kind="stable")
                 found.append(judge([names[place] for place in one.rows[order][:100]], relevance))
             row[f"weight {weight}"] = mean(found)["mrr@10"]
-    return {"model": choices.model, "retrieve": setting.retrieve, "queries": len(judged), "mrr@10": table}
+    about = {"model": choices.model, "retrieve": setting.retrieve, "queries": len(judged)}
+    return about | {"length_ratio": round(search.length_ratio(), 2), "mrr@10": table}
 
 
 def parser() -> argparse.ArgumentParser:
@@ -236,6 +250,7 @@ def parser() -> argparse.ArgumentParser:
     weights = parts.add_parser(
         "weights", parents=[shared, searched], help="choose the fusion's weights on development data"
     )
+    add_lookup(parts, shared)
     for name, what in (
         ("corpus", "id TAB text"),
         ("queries", "id TAB text"),
@@ -266,6 +281,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         torch.set_num_threads(choices.threads)
     if choices.part == "sts":
         report = evaluate_sts(choices)
+    elif choices.part == "lookup":
+        report = evaluate_lookup(choices)
     elif choices.part == "questions":
         report = evaluate_task(choices, question_task(choices.file, choices.limit))
     else:

@@ -28,7 +28,7 @@ from service.snapshots import read_snapshot, write_snapshot
 _INLINE_POSTINGS = 1 << 17  # a writer merges segments up to this size itself, in about 5 ms; maintain() the larger ones
 _TIER = 3  # a segment with fewer than this many times the postings of what is younger is merged with it
 _DEAD_SHARE = 0.2  # a segment with more deleted texts than this is rewritten by maintain()
-_FEW_ROWS = 1024  # up to so many allowed rows are looked up in the postings; for more every text is scored
+_FEW_ROWS = 1024  # up to so many rows are looked up in the postings; for more every text is scored
 _ARRAYS = Segment._fields[:6]
 
 Scores = NDArray[np.float32]
@@ -163,12 +163,23 @@ class LexicalIndex:
 
     def scores_for(self, query: str, rows: Rows) -> Scores:
         """Return the score (n,) of each given row, in any order; 0 where no term matches or the row is gone."""
-        return self._look_up(self._view, _terms_of(query), np.asarray(rows, np.int64))
+        return self.scores_and_ceiling(query, rows)[0]
+
+    def scores_and_ceiling(self, query: str, rows: Rows) -> tuple[Scores, float]:
+        """Return `scores_for` and `ceiling`, counting the query's terms once."""
+        view, terms = self._view, _terms_of(query)
+        weights = self._weights(view, terms, _frequency(view, terms))
+        scores = self._look_up(view, terms, np.asarray(rows, np.int64), weights.astype(np.float32))
+        return scores, float(weights.sum())
 
     def ceiling(self, query: str) -> float:
         """Return the score that no text can reach: every term of the query repeated without end, unseen terms included."""
-        view, terms = self._view, _terms_of(query)
-        return float(self._weights(view, terms, _frequency(view, terms)).sum())
+        return self.scores_and_ceiling(query, np.empty(0, np.int64))[1]
+
+    def length_ratio(self, query: str) -> float:
+        """Return how many times as long as the query a text is on average, in terms; 1 where either has none."""
+        view, length = self._view, len(grams([query])[0])
+        return view.mean_length / length if view.live and length else 1.0
 
     def save(self, path: Path) -> None:
         """Write a snapshot, atomically."""
@@ -235,10 +246,16 @@ class LexicalIndex:
                 scores[docs] += shares
         return scored
 
-    def _look_up(self, view: _View, query: _Query, rows: Rows) -> Scores:
+    def _look_up(self, view: _View, query: _Query, rows: Rows, weights: Scores | None = None) -> Scores:
         """Score only these rows (n,), term by term in the same order as `_score_all`, so equal to the last bit."""
         scores = np.zeros(len(rows), np.float32)
-        weights = self._weights(view, query, _frequency(view, query)).astype(np.float32)
+        if len(rows) > _FEW_ROWS:
+            for segment, found in zip(view.segments, self._score_all(view, query), strict=True):
+                asked, docs = places(segment.rows, rows)
+                scores[asked] = found[docs]
+            return scores
+        if weights is None:
+            weights = self._weights(view, query, _frequency(view, query)).astype(np.float32)
         for segment in view.segments:
             asked, docs = places(segment.rows, rows)
             if not len(asked):

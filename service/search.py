@@ -7,25 +7,27 @@ reciprocal rank; transport reranks them, solving only what can matter; texts and
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from models.encoder import Tokenized
-from models.fusion import first_stage, reciprocal_ranks
-from models.rerank import Certificate, rerank
+from models.fusion import SharesByLength, first_stage, reciprocal_ranks
+from models.rerank import Certificate, best_of
 from models.token_codec import TokenCodec
+from models.transport import Masses
 from service.alignment import Alignment, EncodedText, align, token_spans
 from service.collections import Collection
 from service.documents import Document, ReadView
-from service.errors import InvalidRequest
 from service.filters import Condition
+from service.ranking import Prepared, Ranker, Rules
 
 Retrieve = Literal["vector", "lexical", "hybrid"]
 Rerank = Literal["wrd", "wmd", "none"]
 Scope = Literal["pool", "corpus"]
+_NO_ROWS = np.empty(0, np.int64)
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,26 @@ class SearchOptions:
     scope: Scope
     conditions: tuple[Condition, ...]
     explain: bool
+    masses: Masses | None = None
+    shares: SharesByLength | None = None
+    """In place of the two weights, where they hang on how long texts are."""
+
+    def at(self, length_ratio: float) -> "SearchOptions":
+        """Settle the weights for texts that are so many times as long as the query."""
+        if self.shares is None:
+            return self
+        weight, lexical_weight = self.shares.at(length_ratio)
+        return replace(self, weight=weight, lexical_weight=lexical_weight)
+
+    @property
+    def rules(self) -> Rules | None:
+        """How transport ranks; None where it does not."""
+        return None if self.rerank == "none" else Rules(self.rerank, self.masses, self.weight, self.top_k)
+
+    @property
+    def needs_all(self) -> bool:
+        """Whether every document counts, not only candidates."""
+        return self.scope == "corpus" or self.masses == "idf"
 
 
 @dataclass(frozen=True)
@@ -68,15 +90,26 @@ class SearchDefaults(NamedTuple):
     """What a search does where it does not say, measured on development data and written in the model's card."""
 
     retrieve: Retrieve
-    weight: float
-    lexical_weight: float
+    shares: SharesByLength
 
     @classmethod
     def of_card(cls, card: dict[str, Any]) -> "SearchDefaults":
-        """Read the card of a model folder; without one: vectors alone, half transport."""
-        return cls(
-            card.get("retrieve", "vector"), float(card.get("weight", 0.5)), float(card.get("lexical_weight", 0.0))
-        )
+        """Read the card of a model folder; without one: vectors alone, half transport.
+
+        Raises:
+            ValueError: its weights cannot be meant.
+        """
+        return cls(card.get("retrieve", "vector"), SharesByLength.of_card(card))
+
+    @property
+    def weight(self) -> float:
+        """Share of transport where texts are as long as the query."""
+        return self.shares.at(1.0).weight
+
+    @property
+    def lexical_weight(self) -> float:
+        """Share of BM25 in the first stage where texts are as long as the query."""
+        return self.shares.at(1.0).lexical_weight
 
 
 class _Pool(NamedTuple):
@@ -117,11 +150,10 @@ class Searcher:
     """Answers queries over collections that one encoder filled."""
 
     def __init__(
-        self, codec: TokenCodec, tokenize: Callable[[Sequence[str]], list[Tokenized]], max_corpus_scan: int
+        self, codec: TokenCodec, tokenize: Callable[[Sequence[str]], list[Tokenized]], max_token_lists_bytes: int
     ) -> None:
-        self._codec = codec
+        self._ranker = Ranker(codec, max_token_lists_bytes)
         self._tokenize = tokenize
-        self._max_corpus_scan = max_corpus_scan
 
     def search(
         self,
@@ -137,115 +169,106 @@ class Searcher:
         answer says that it is partial.
 
         Raises:
-            InvalidRequest: ``scope`` is ``corpus`` and the collection is too large for it.
+            InvalidRequest: the masses that are asked for cannot be had.
         """
         with ExitStack() as stack:
             with collection.searching():
                 view = stack.enter_context(collection.view())
+                present = collection.vectors.rows() if options.needs_all else _NO_ROWS
                 allowed = view.matching(options.conditions) if options.conditions else None
                 if options.scope == "corpus":
-                    pools = self._whole_corpus(collection, view, queries, options, allowed)
+                    rows = present if allowed is None else allowed
+                    pools = [_pool(collection, query, rows, options) for query in queries]
                 else:
-                    pools = _candidates(collection, view, queries, options, allowed)
+                    pools = _candidates(collection, queries, options, allowed)
+                ratios = [collection.lexical.length_ratio(query.text) for query in queries]
             timings.lap("retrieve")
+            rules, prepared = options.rules, Prepared()
+            if rules is not None:
+                is_whole = options.scope == "corpus"
+                prepared = self._ranker.prepare(collection, view, present, rules, is_whole, deadline)
             answers = [
-                self._rank(view, query, pool, options, deadline) for query, pool in zip(queries, pools, strict=True)
+                self._rank(view, query, pool, options.at(ratio), prepared, deadline)
+                for query, pool, ratio in zip(queries, pools, ratios, strict=True)
             ]
             timings.lap("rerank")
             return answers
 
-    def _whole_corpus(
-        self,
-        collection: Collection,
-        view: ReadView,
-        queries: Sequence[EncodedText],
-        options: SearchOptions,
-        allowed: NDArray[np.int64] | None,
-    ) -> list["_Pool"]:
-        """Make every document a candidate."""
-        rows = view.rows() if allowed is None else allowed
-        if len(rows) > self._max_corpus_scan:
-            raise InvalidRequest(
-                f'scope "corpus" would compare {len(rows)} documents, '
-                f"at most max_corpus_scan = {self._max_corpus_scan} are allowed; "
-                'narrow the search with a filter or use scope "pool"'
-            )
-        return [_pool(collection, view, query, rows, options) for query in queries]
-
     def _rank(
-        self, view: ReadView, query: EncodedText, pool: "_Pool", options: SearchOptions, deadline: float
+        self,
+        view: ReadView,
+        query: EncodedText,
+        pool: "_Pool",
+        options: SearchOptions,
+        prepared: Prepared,
+        deadline: float,
     ) -> Answer:
         """Order a pool by its score, with transport where it is asked for."""
         known = first_stage(pool.cosine, pool.lexical, options.lexical_weight)
-        if options.rerank == "none" or not len(pool.rows):
-            order = np.lexsort((pool.rows, -known))[: options.top_k]
-            if len(order):  # ties at the border are settled by id among all that tie
-                tied = np.flatnonzero(known >= known[order[-1]])
-                names = np.array(view.ids(pool.rows[tied].tolist()))
-                order = tied[np.lexsort((names, -known[tied]))][: options.top_k]
-            return Answer(self._hits(view, pool, order, known[order], None, None))
-        ids, packed = view.tokens(pool.rows.tolist())
-        candidates = self._codec.unpack(packed)
-        share = 1.0 - options.weight
-        ranked = rerank(
-            query.tokens,
-            candidates,
-            share * known,
-            options.weight,
-            options.top_k,
-            options.rerank,
-            tie_break=np.array(ids),
-            deadline=deadline,
-        )
-        hits = self._hits(
-            view,
-            pool,
-            ranked.order,
-            ranked.scores,
-            ranked.distances,
-            query if options.explain else None,
-            options.rerank,
-            packed,
-        )
-        return Answer(hits, ranked.certificate, is_partial=not ranked.certificate.exact)
+        rules = options.rules
+        if rules is None or not len(pool.rows):
+            order = best_of(known, pool.rows, options.top_k, lambda rows: view.ids(rows.tolist()))
+            return Answer(_hits(view, pool, order, known[order], None))
+        rank = self._ranker.rank_whole if options.scope == "corpus" else self._ranker.rank_pool
+        ranked = rank(view, query, pool.rows, known, rules, prepared, deadline)
+        hits = _hits(view, pool, ranked.order, ranked.scores, ranked.distances)
+        is_partial = not ranked.certificate.exact
+        if options.explain and hits:
+            rows = pool.rows[ranked.order]
+            alignments = self._alignments(view, query, rows, hits, rules, prepared, deadline)
+            hits = [replace(hit, alignment=found) for hit, found in zip(hits, alignments, strict=True)]
+            is_partial = is_partial or None in alignments
+        return Answer(hits, ranked.certificate, is_partial)
 
-    def _hits(
+    def _alignments(
         self,
         view: ReadView,
-        pool: "_Pool",
-        order: NDArray[np.int64],
-        scores: NDArray[np.float64],
-        distances: NDArray[np.float64] | None,
-        explained: EncodedText | None,
-        measure: Rerank = "none",
-        packed: Sequence[bytes] = (),
-    ) -> list[Hit]:
-        """Read texts and metadata of the best, and align them with the query where that is asked for."""
-        rows = pool.rows[order].tolist()
-        documents = view.documents(rows)
-        alignments: list[Alignment | None] = [None] * len(rows)
-        if explained is not None and measure != "none":
-            texts = [documents[row].text for row in rows]
-            spans = token_spans(explained.text, explained.tokenized)
-            for i, (text, tokenized) in enumerate(zip(texts, self._tokenize(texts), strict=True)):
-                vectors = self._codec.unpack([packed[order[i]]]).tokens(0)
-                alignments[i] = align(spans, explained.tokens, token_spans(text, tokenized), vectors, measure)
-        return [
-            Hit(
-                documents[row],
-                float(score),
-                _entry(pool.cosine, place),
-                _entry(pool.bm25, place),
-                None if distances is None else _entry(distances, i),
-                alignments[i],
+        query: EncodedText,
+        rows: NDArray[np.int64],
+        hits: Sequence[Hit],
+        rules: Rules,
+        prepared: Prepared,
+        deadline: float,
+    ) -> list[Alignment | None]:
+        """Align the query with the hits, whose rows are given, until the deadline; None for those after it."""
+        spans = token_spans(query.text, query.tokenized)
+        weights = self._ranker.query_weights(query, prepared)
+        stored = self._ranker.read(view, rows, prepared)
+        alignments: list[Alignment | None] = [None] * len(hits)
+        for i, tokenized in enumerate(self._tokenize([hit.document.text for hit in hits])):
+            if time.monotonic() > deadline:
+                break
+            there = token_spans(hits[i].document.text, tokenized)
+            alignments[i] = align(
+                spans, query.tokens, there, stored.tokens(i), rules.measure, weights, stored.weights_of(i)
             )
-            for i, (row, place, score) in enumerate(zip(rows, order, scores, strict=True))
-        ]
+        return alignments
+
+
+def _hits(
+    view: ReadView,
+    pool: "_Pool",
+    order: NDArray[np.int64],
+    scores: NDArray[np.float64],
+    distances: NDArray[np.float64] | None,
+) -> list[Hit]:
+    """Read texts and metadata of the best."""
+    rows = pool.rows[order].tolist()
+    documents = view.documents(rows)
+    return [
+        Hit(
+            documents[row],
+            float(score),
+            _entry(pool.cosine, place),
+            _entry(pool.bm25, place),
+            None if distances is None else _entry(distances, i),
+        )
+        for i, (row, place, score) in enumerate(zip(rows, order, scores, strict=True))
+    ]
 
 
 def _candidates(
     collection: Collection,
-    view: ReadView,
     queries: Sequence[EncodedText],
     options: SearchOptions,
     allowed: NDArray[np.int64] | None,
@@ -264,22 +287,19 @@ def _candidates(
     if options.retrieve == "vector" and scores is not None:
         return [_Pool(rows, score[: len(rows)], None, None) for rows, score in zip(by_vector, scores, strict=True)]
     return [
-        _pool(collection, view, query, reciprocal_ranks([vector, words], count), options)
+        _pool(collection, query, reciprocal_ranks([vector, words], count), options)
         for query, vector, words in zip(queries, by_vector, by_words, strict=True)
     ]
 
 
-def _pool(
-    collection: Collection, view: ReadView, query: EncodedText, rows: NDArray[np.int64], options: SearchOptions
-) -> "_Pool":
+def _pool(collection: Collection, query: EncodedText, rows: NDArray[np.int64], options: SearchOptions) -> "_Pool":
     """Compute what the options ask to know of given rows: cosine, BM25."""
     cosine = bm25 = lexical = None
     if not (options.retrieve == "lexical" and options.rerank == "none"):
         # One dot product each: a matrix product may round equal rows differently, and then equal texts would not tie.
         cosine = collection.vectors.scores_for(query.sentence, rows)
     if options.retrieve != "vector":
-        bm25 = collection.lexical.scores_for(query.text, rows)
-        ceiling = collection.lexical.ceiling(query.text)
+        bm25, ceiling = collection.lexical.scores_and_ceiling(query.text, rows)
         lexical = bm25 / np.float32(ceiling) if ceiling > 0 else np.zeros_like(bm25)
     return _Pool(rows, cosine, bm25, lexical)
 

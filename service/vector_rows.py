@@ -13,6 +13,7 @@ from service.vector_blocks import Blocks, Slots, Vectors
 
 _PIECE = 1 << 14  # vectors copied at once
 _LEAST_ROOM = 64
+_COMPARED_SHARE = 1 / 4  # where more of all vectors are asked for than this, none is copied
 
 Rows = NDArray[np.int64]
 NO_ROWS: Rows = np.empty(0, np.int64)
@@ -50,6 +51,9 @@ class VectorRows(NamedTuple):
         slots = np.searchsorted(self.rows, rows)
         if len(rows) and (slots.max() >= len(self.rows) or (self.rows[slots] != rows).any()):
             raise ValueError("some of the rows are not in the index")
+        if len(rows) > _COMPARED_SHARE * len(self.rows):
+            scores = np.concatenate([np.vecdot(piece, query) for piece in self.blocks.pieces()])
+            return np.asarray(scores[slots], np.float32)
         return np.asarray(np.vecdot(self.blocks.gather(slots), query), np.float32)
 
     def append(self, rows: Rows, vectors: Vectors) -> Self:

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from scipy.stats import spearmanr
 
 from models.encoder import Encoder
+from models.fusion import SharesByLength
 from models.transport import distance
 from scripts.evaluate import main, question_task, read_task
 from scripts.evaluation.floors import Bm25, TfIdf, grams
@@ -206,8 +207,9 @@ def test_reranking_settles_the_first_ten(folder: Path) -> None:
     """Transport alone orders the candidates by WRD, whoever proposed them."""
     encoder = Encoder(folder, device="cpu")
     search = FileSearch(encoder, TEXTS, ["花呗怎么还款"])
-    ranking = search.rankings(Setting("vector", "wrd", 1.0, 0.0, 7))[0]
-    parts = search.parts(Setting("vector", "wrd", 1.0, 0.0, 7))[0]
+    everything = SharesByLength.of_card({"weight": 1.0})
+    ranking = search.rankings(Setting("vector", "wrd", everything, 7))[0]
+    parts = search.parts(Setting("vector", "wrd", everything, 7))[0]
     assert ranking.tolist() == parts.rows[np.argsort(-parts.transport, kind="stable")].tolist()
 
 

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from models.fusion import first_stage, reciprocal_ranks
+from models.fusion import Shares, SharesByLength, first_stage, reciprocal_ranks
 
 cosines = st.lists(st.floats(-1, 1, width=32), min_size=1, max_size=6)
 rankings = st.lists(
@@ -56,3 +56,30 @@ def test_equal_ranks_are_settled_by_row() -> None:
     assert reciprocal_ranks([one], 9).tolist() == [7, 3]
     assert reciprocal_ranks([one, one[:0]], 1).tolist() == [7]
     assert reciprocal_ranks([one[:0]], 3).tolist() == []
+
+
+@given(st.floats(1e-3, 1e3))
+def test_shares_follow_the_length(ratio: float) -> None:
+    """Up to the first point and from the last on they are the points' own; between them they are linear in the logarithm."""
+    shares = SharesByLength.of_card({"weight": 0.3, "lexical_weight": 0.4, "by_length": [[8, 0.1, 0.9]]})
+    found = shares.at(ratio)
+    if ratio <= 1:
+        assert found == Shares(0.3, 0.4)
+    elif ratio >= 8:
+        assert found == pytest.approx(Shares(0.1, 0.9))
+    else:
+        share = np.log(ratio) / np.log(8)
+        assert found == pytest.approx(Shares(0.3 - 0.2 * share, 0.4 + 0.5 * share))
+
+
+def test_a_card_without_lengths_has_the_same_shares_everywhere() -> None:
+    """One point, or none said at all, is a constant."""
+    assert SharesByLength.of_card({"weight": 0.2, "lexical_weight": 0.8}).at(50.0) == Shares(0.2, 0.8)
+    assert SharesByLength.of_card({}).at(3.0) == Shares(0.5, 0.0)
+
+
+@pytest.mark.parametrize("rows", [[[1, 0.1, 0.1]], [[4, 0.1, 0.1], [2, 0.1, 0.1]], [[4, 1.1, 0.1]]])
+def test_a_card_that_cannot_be_meant_is_refused(rows: list[list[float]]) -> None:
+    """Ratios rise from 1, shares lie in [0, 1]."""
+    with pytest.raises(ValueError, match="card"):
+        SharesByLength.of_card({"weight": 0.2, "lexical_weight": 0.8, "by_length": rows})

@@ -10,9 +10,11 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
 
-from models import rerank as module
+from models import bounds as bounds_module
 from models import transport
-from models.rerank import Candidates, Reranked, rerank
+from models.bounds import Floors
+from models.candidates import Candidates, TokenTable
+from models.rerank import Reranked, rerank
 from models.transport import Measure
 
 MEASURES: tuple[Measure, ...] = ("wrd", "wmd")
@@ -109,7 +111,7 @@ def test_equals_solving_everything(
 def test_bounds_hold(problem: tuple[Matrix, list[Matrix], Floats], measure: Measure) -> None:
     """No lower bound exceeds the exact distance."""
     query, texts, _ = problem
-    bounds = module.lower_bounds(transport.points(query, measure), packed(texts, query.shape[1]), measure)
+    bounds = Floors(transport.points(query, measure), packed(texts, query.shape[1]), measure).reduced()
     for bound, text in zip(bounds.tolist(), texts, strict=True):
         assert 0.0 <= bound <= transport.distance(query, text, measure)
         if not all(transport.masses(vectors, measure).any() for vectors in (query, text)):
@@ -123,7 +125,7 @@ def test_bounds_hold_and_are_tight_on_text_like_vectors(dim: int, scale: float, 
     """On vectors like those of questions bounds hold at any scale, above the relaxed bound, near the distance."""
     query, texts = like_questions(dim, 60, dim)
     query, texts = query * np.float32(scale), [text * np.float32(scale) for text in texts]
-    bounds = module.lower_bounds(transport.points(query, measure), packed(texts, dim), measure)
+    bounds = Floors(transport.points(query, measure), packed(texts, dim), measure).reduced()
     exact = np.array([transport.distance(query, text, measure) for text in texts])
     p = transport.masses(query, measure)
     costs = [transport.costs(query, text, measure) for text in texts]
@@ -156,10 +158,10 @@ def test_blocks_and_long_texts(measure: Measure, monkeypatch: pytest.MonkeyPatch
     texts = [random.normal(size=(size, 16)).astype(np.float32) for size in [512, 1, 0, 90, 300, 7, 0, 64]]
     whole = rerank(query, packed(texts, 16), np.zeros(8), 1.0, 3, measure)
     assert whole.order.tolist() == everything(query, texts, np.zeros(8), 1.0, 3, measure, np.arange(8))[0]
-    bounds = module.lower_bounds(transport.points(query, measure), packed(texts, 16), measure)
+    bounds = Floors(transport.points(query, measure), packed(texts, 16), measure).reduced()
     for block in (1, 40 * 100, 40 * 600):
-        monkeypatch.setattr(module, "BLOCK", block)
-        again = module.lower_bounds(transport.points(query, measure), packed(texts, 16), measure)
+        monkeypatch.setattr(bounds_module, "BLOCK", block)
+        again = Floors(transport.points(query, measure), packed(texts, 16), measure).reduced()
         np.testing.assert_allclose(again, bounds, rtol=1e-4, atol=1e-4)
         assert equal(rerank(query, packed(texts, 16), np.zeros(8), 1.0, 3, measure), whole)
 
@@ -179,7 +181,7 @@ def test_a_table_gives_the_same(measure: Measure) -> None:
     ids, offsets = random.integers(0, 50, sum(sizes)), np.cumsum([0, *sizes])
     query, known = table[[1, 2, 3]].astype(np.float32), random.normal(size=6)
     written = rerank(query, Candidates(table[ids].astype(np.float32), offsets), known, 0.5, 4, measure)
-    looked_up = Candidates.from_table(table, ids, offsets)
+    looked_up = Candidates.from_table(TokenTable(table), ids, offsets)
     assert len(looked_up.vectors) == len(np.unique(ids))
     assert equal(rerank(query, looked_up, known, 0.5, 4, measure), written)
 

@@ -17,11 +17,11 @@ from hypothesis import strategies as st
 from conftest import CHARACTERS
 from models import transport
 from models.encoder import Encoder
+from models.fusion import Shares, SharesByLength
 from models.token_codec import TokenCodec, token_codec
-from service.alignment import EncodedText, compare, encoded_texts
+from service.alignment import EncodedText, Span, align, compare, encoded_texts, token_spans, word_starts
 from service.collections import Collection
 from service.documents import Document, Vectors, new_manifest
-from service.errors import InvalidRequest
 from service.filters import parse_filter
 from service.lexical import LexicalIndex
 from service.search import Answer, SearchDefaults, Searcher, SearchOptions, Timings
@@ -53,6 +53,7 @@ options = st.builds(
     scope=st.sampled_from(["pool", "corpus"]),
     conditions=st.sampled_from(list(FILTERS)).map(lambda name: tuple(parse_filter(FILTERS[name], 9))),
     explain=st.booleans(),
+    shares=st.sampled_from([None, SharesByLength(((1.0, Shares(0.6, 0.1)), (3.0, Shares(0.1, 0.9))))]),
 )
 ALL = SearchOptions(10, 100, "hybrid", "wrd", 0.5, 0.4, "pool", (), True)
 
@@ -93,11 +94,11 @@ def _bench(encoder: Encoder, tmp_path: Path) -> Iterator[Bench]:
     bench.collection.close()
 
 
-def new_bench(encoder: Encoder, folder: Path, max_corpus_scan: int = 1_000) -> Bench:
+def new_bench(encoder: Encoder, folder: Path, max_token_lists_bytes: int = 1 << 20) -> Bench:
     codec = token_codec(encoder)
     manifest = new_manifest(encoder.fingerprint, encoder.dim, codec.name, "auto")
     collection = Collection.create(folder, manifest, "cpu")
-    return Bench(encoder, codec, Searcher(codec, encoder.tokenize, max_corpus_scan), collection)
+    return Bench(encoder, codec, Searcher(codec, encoder.tokenize, max_token_lists_bytes), collection)
 
 
 class Expected(NamedTuple):
@@ -113,6 +114,7 @@ class Expected(NamedTuple):
 
 def by_definition(bench: Bench, query: EncodedText, options: SearchOptions) -> list[Expected]:
     """Rank every candidate with a plain loop, solving every transport problem."""
+    options = options.at(bench.collection.lexical.length_ratio(query.text))
     with bench.collection.view() as view:
         rows = view.rows()
         documents = view.documents(rows.tolist())
@@ -281,10 +283,59 @@ def test_an_alignment_is_a_plan_over_the_original_texts(
         for i, j, mass, cost in alignment.plan:
             assert mass > 0
             matrix[i, j], costs[i, j] = mass, cost
-        assert np.allclose(matrix.sum(1), transport.masses(query.tokens, measure), atol=1e-6)
-        assert np.allclose(matrix.sum(0), transport.masses(tokens, measure), atol=1e-6)
+        for axis, text, vectors, spans in (
+            (1, query.text, query.tokens, alignment.query_tokens),
+            (0, hit.document.text, tokens, alignment.text_tokens),
+        ):
+            pieces = token_spans(text, bench.encoder.tokenize([text])[0])
+            masses = dict.fromkeys((start, end) for _, start, end in spans)  # of words, by where they stand
+            found = [
+                sum(
+                    mass
+                    for mass, (_, a, b) in zip(transport.masses(vectors, measure), pieces, strict=True)
+                    if start <= a < b <= end
+                )
+                for start, end in masses
+            ]
+            assert np.allclose(matrix.sum(axis), found, atol=1e-6)
+        assert alignment.matched + alignment.unmatched == pytest.approx(1.0)
         assert (matrix * costs).sum() == pytest.approx(hit.distance, abs=1e-6)
     bench.collection.close()
+
+
+@pytest.mark.parametrize(
+    ("pieces", "words"),
+    [
+        (["花", "呗"], ["花", "呗"]),
+        (["ali", "pay", "花", "呗"], ["alipay", "花", "呗"]),
+        (["4", "g", "网", "络", "ok"], ["4g", "网", "络", "ok"]),
+        (["ab", " ", "cd"], ["ab", "cd"]),
+        (["a", ".", "b"], ["a", ".", "b"]),
+        (["카", "드", "カ", "ー", "ด", "ก"], ["카드", "カ", "ー", "ด", "ก"]),
+        ([], []),
+    ],
+)
+def test_pieces_of_a_word_are_one_token(pieces: list[str], words: list[str]) -> None:
+    """What touches within a word of letters and digits is joined; Chinese characters stay apart, and white space separates."""
+    ends = np.cumsum([0, *map(len, pieces)]).tolist()
+    spans: list[Span] = [
+        (piece, start, start + len(piece)) for piece, start in zip(pieces, ends, strict=False) if piece.strip()
+    ]
+    starts = word_starts(spans).tolist()
+    joined = ["".join(piece for piece, _, _ in spans[a:b]) for a, b in zip(starts, [*starts[1:], None], strict=False)]
+    assert joined == words
+
+
+def test_what_found_nothing_like_it_is_unmatched() -> None:
+    """Of two tokens with equal mass one is met again and one stands at a right angle: half of the mass is matched."""
+    query, text = np.eye(3, dtype=np.float32)[[0, 1]], np.eye(3, dtype=np.float32)[[0, 2]]
+    spans: list[Span] = [("花", 0, 1), ("呗", 1, 2)]
+    for measure in ("wrd", "wmd"):
+        found = align(spans, query, spans, text, measure)
+        assert (found.matched, found.unmatched) == (0.5, 0.5)
+        assert [pair[:3] for pair in found.plan] == [(0, 0, 0.5), (1, 1, 0.5)]
+    nothing = align(spans, query, spans, np.zeros((2, 3), np.float32), "wrd")
+    assert (nothing.plan, nothing.matched, nothing.unmatched) == ([], 0.0, 0.0)
 
 
 @pytest.mark.parametrize("rerank", ["wrd", "wmd", "none"])
@@ -302,19 +353,6 @@ def test_after_the_deadline_the_answer_is_partial(bench: Bench, rerank: Any) -> 
         assert all(hit.distance is None for hit in answer.hits)
     scores = [hit.score for hit in answer.hits]
     assert scores == sorted(scores, reverse=True)
-
-
-def test_a_corpus_that_is_too_large_is_refused_and_a_filter_helps(encoder: Encoder, tmp_path: Path) -> None:
-    """The limit is said with both numbers; what a filter leaves is counted."""
-    bench = new_bench(encoder, tmp_path / "faq", max_corpus_scan=3)
-    bench.add({"a": "花", "b": "花呗", "c": "花呗还", "d": "花呗还款"})
-    wanted = replace(ALL, scope="corpus")
-    with pytest.raises(InvalidRequest, match="compare 4 documents, at most max_corpus_scan = 3"):
-        bench.search(["花"], wanted)
-    few = replace(wanted, conditions=tuple(parse_filter({"size": {"lt": 4}}, 9)))
-    assert len(bench.search(["花"], few)[0].hits) == 3
-    assert len(bench.search(["花"], replace(wanted, scope="pool"))[0].hits) == 4
-    bench.collection.close()
 
 
 def test_searches_during_upserts_see_one_version(bench: Bench) -> None:
@@ -371,8 +409,9 @@ def test_pairs_are_compared_by_definition(encoder: Encoder, pairs: list[tuple[st
 
 def test_defaults_are_those_of_the_card(encoder: Encoder) -> None:
     """A card names them; without one vectors are searched and transport counts half."""
-    assert SearchDefaults.of_card(encoder.card) == ("hybrid", 0.6, 0.3)
-    assert SearchDefaults.of_card({}) == ("vector", 0.5, 0.0)
+    found, none = SearchDefaults.of_card(encoder.card), SearchDefaults.of_card({})
+    assert (found.retrieve, found.weight, found.lexical_weight) == ("hybrid", 0.6, 0.3)
+    assert (none.retrieve, none.weight, none.lexical_weight) == ("vector", 0.5, 0.0)
 
 
 def test_timings_add_up() -> None:

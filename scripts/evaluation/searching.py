@@ -8,9 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from models.candidates import Candidates
 from models.encoder import Encoded, Encoder
-from models.fusion import first_stage, reciprocal_ranks
-from models.rerank import Candidates, rerank
+from models.fusion import SharesByLength, first_stage, reciprocal_ranks
+from models.rerank import rerank
 from models.token_codec import TokenCodec, token_codec
 from models.transport import Measure, distance, similarity
 from service.lexical import LexicalIndex
@@ -23,12 +24,11 @@ _CHUNK = 1024  # texts tokenized and encoded at a time
 
 
 class Setting(NamedTuple):
-    """One way to search: who proposes `candidates`, who reranks them, and the weights of models/fusion.py."""
+    """One way to search: who proposes `candidates`, who reranks them, and the shares of models/fusion.py."""
 
     retrieve: Retrieve
     rerank: Rerank
-    weight: float
-    lexical_weight: float
+    shares: SharesByLength
     candidates: int
 
 
@@ -84,6 +84,10 @@ class FileSearch:
         self._lexical = LexicalIndex()
         self._lexical.add(rows, list(corpus))
 
+    def length_ratio(self) -> float:
+        """Give how many times as long as a query the texts are, as the median over the queries."""
+        return float(np.median([self._lexical.length_ratio(query) for query in self.queries.texts]))
+
     def rankings(self, setting: Setting, within: Sequence[NDArray[np.int64]] | None = None) -> list[NDArray[np.int64]]:
         """Rank the corpus for every query: rows, best first, at most `candidates`; `within` gives the rows to rank instead."""
         found = []
@@ -133,9 +137,10 @@ class FileSearch:
     def _ranked(self, place: int, rows: NDArray[np.int64], setting: Setting) -> NDArray[np.int64]:
         """Order `rows` by the fused score; transport only settles the first ten, the rest keeps the order of the first stage."""
         cosine, lexical = self._first_stage(place, rows)
+        weight, lexical_weight = setting.shares.at(self._lexical.length_ratio(self.queries.texts[place]))
         has_cosine = setting.retrieve != "lexical" or setting.rerank != "none"
         known = first_stage(
-            cosine if has_cosine else None, lexical if setting.retrieve != "vector" else None, setting.lexical_weight
+            cosine if has_cosine else None, lexical if setting.retrieve != "vector" else None, lexical_weight
         )
         first = np.argsort(-known, kind="stable")
         if setting.rerank == "none" or not len(rows):
@@ -143,7 +148,7 @@ class FileSearch:
         measure: Measure = setting.rerank
         query_tokens = self._codec.unpack([self.queries.packed[place]]).tokens(0)
         candidates: Candidates = self._codec.unpack([self.corpus.packed[row] for row in rows])
-        known = (1 - setting.weight) * known
-        best = rerank(query_tokens, candidates, known, setting.weight, 10, measure, tie_break=rows).order
+        known = (1 - weight) * known
+        best = rerank(query_tokens, candidates, known, weight, 10, measure, tie_break=rows).order
         order: NDArray[np.int64] = np.concatenate([best, first[~np.isin(first, best)]])
         return rows[order]

@@ -1,0 +1,191 @@
+"""Lower bounds of the transport distances between one query and many texts, each dearer and tighter than the one before.
+
+1. ``relaxed``: every token of the text goes to its nearest token of the query, as if the query's masses did not matter (the
+   relaxed bound of Kusner et al., ICML 2015, from the text's side). Where token vectors are rows of one table, the nearest token
+   of the query is looked up once per row of the table, and a text costs one addition per token (LC-RWMD, Atasu et al. 2017,
+   arXiv:1711.07227): millions of tokens in milliseconds.
+2. ``reduced``: the reduction of the Hungarian method. Take the least cost out of every row, then of every column of what is
+   left (and the other way round, whichever gives more): the sums taken out, weighed by the masses, are a feasible solution
+   of the dual problem, hence at most the distance, and never less than the relaxed bound of either side.
+3. models/dual_bound.py: a few Sinkhorn iterations, for long texts.
+
+The bounds are computed in float32 and lowered by more than its rounding errors can amount to (for d-term sums of unit
+rounding e, d * e relative: Higham, Accuracy and Stability of Numerical Algorithms, section 3.1), so they hold exactly.
+"""
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models import transport
+from models.candidates import Candidates, ranges
+from models.transport import Floats, Measure, Points
+
+BLOCK = 1 << 18  # costs held at a time: 1 MiB of float32, which stays in a core's cache
+RUN = 1 << 16  # tokens of a table looked up at a time
+SOLVER_ROUNDING = 1e-12  # more than float64 can take from a solved distance, relative to the largest cost
+UNDERFLOW = 1e-36  # more than float32 can lose of a squared distance below its normal range
+
+Costs = NDArray[np.float32]
+Places = NDArray[np.int64]
+
+
+class Floors:
+    """Bounds of the distances between one query and candidates; texts without mass have the worst distance exactly."""
+
+    def __init__(self, query: Points, candidates: Candidates, measure: Measure) -> None:
+        """Raise ValueError where token vectors of the candidates are not finite or too long."""
+        self._measure = measure
+        self._worst = transport.WORST[measure]
+        self._candidates = candidates
+        squares = (
+            candidates.squares if candidates.squares is not None else transport.squared_lengths(candidates.vectors)
+        )
+        weighed = query.masses > 0.0
+        self.query = Points(query.at[weighed], query.masses[weighed], query.squares[weighed])
+        lengths = token_lengths(candidates.vectors, squares) if measure == "wrd" else None
+        self._sizes: NDArray[Any] = squares if lengths is None else lengths  # what costs need of each vector
+        if candidates.weights is not None:
+            self._weights: Floats = candidates.weights
+        else:
+            self._weights = np.ones(len(squares)) if lengths is None else lengths  # (D,), of each vector
+        longest = math.sqrt(float(squares.max(initial=0.0)))
+        self._largest = 2.0 if measure == "wrd" else math.sqrt(query.squares.max(initial=0.0)) + longest  # of the costs
+        self._rounding = 4.0 * unit_rounding(candidates.vectors.shape[1])  # of masses and of reduced costs
+        self._table: Costs | None = None  # (m, D)
+        if candidates.rows is not None and len(self.query.masses):
+            self._table = cost_floor(self.query, candidates.vectors, self._sizes, measure)
+
+    @property
+    def has_table(self) -> bool:
+        """Whether tokens share vectors, so that the relaxed bound costs next to nothing."""
+        return self._table is not None
+
+    def relaxed(self) -> Floats:
+        """Bounds (n,) from the texts' side; only with a table."""
+        offsets, rows = self._candidates.offsets, self._candidates.rows
+        assert self._table is not None
+        assert rows is not None
+        bounds = np.full(len(offsets) - 1, self._worst)
+        present = np.flatnonzero(offsets[1:] > offsets[:-1])  # reduceat must not see an empty text
+        if not len(present):
+            return bounds
+        scale = max(float(self._weights.max()), 1e-300)
+        weights = (self._weights / scale).astype(np.float32)  # (D,), in [0, 1]
+        nearest = weights * self._table.min(axis=0)
+        sums, totals = (np.empty(len(present), np.float32) for _ in range(2))
+        for first, last in blocks(offsets[present], int(offsets[-1]), RUN):
+            starts = offsets[present[first:last]]
+            tokens = rows[starts[0] : offsets[present[last - 1] + 1]].astype(np.intp)
+            np.add.reduceat(nearest.take(tokens, mode="clip"), starts - starts[0], out=sums[first:last])
+            np.add.reduceat(weights.take(tokens, mode="clip"), starts - starts[0], out=totals[first:last])
+        longest = int((offsets[1:] - offsets[:-1]).max())
+        with np.errstate(invalid="ignore", divide="ignore"):
+            found = self._lowered(sums.astype(np.float64) / totals, unit_rounding(4 * longest))
+        has_mass = totals > 1e-6  # of what is smaller, float32 cannot tell the share: its bound is 0
+        bounds[present] = np.where(has_mass, found, 0.0)
+        return bounds
+
+    def reduced(self, positions: Places | None = None) -> Floats:
+        """Bounds (k,) of the candidates at some positions (k,), or of all, by reduction."""
+        offsets = self._candidates.offsets
+        places = np.arange(len(offsets) - 1) if positions is None else positions
+        bounds = np.full(len(places), self._worst)
+        sizes = offsets[places + 1] - offsets[places]
+        present = np.flatnonzero(sizes)
+        if not len(self.query.masses) or not len(present):
+            return bounds
+        ends = np.concatenate([[0], np.cumsum(sizes[present])])
+        for first, last in blocks(ends[:-1], int(ends[-1]), BLOCK // len(self.query.masses)):
+            some = places[present[first:last]]
+            cost, weights = self.block(some)
+            starts = ends[first:last] - ends[first]
+            totals = np.add.reduceat(weights, starts)
+            sums = reduction(self.query.masses, weights, totals, cost, starts)
+            bounds[present[first:last]] = np.where(totals > 0.0, self._lowered(sums), self._worst)
+        return bounds
+
+    def block(self, positions: Places) -> tuple[Costs, Floats]:
+        """Costs (m, t), rounded down, and token weights (t,) of the candidates at positions, one after another; both copies."""
+        vectors, rows = self._candidates.vectors, self._candidates.rows
+        tokens = ranges(self._candidates.offsets, positions)
+        if rows is None or self._table is None:
+            return cost_floor(self.query, vectors[tokens], self._sizes[tokens], self._measure), self._weights[tokens]
+        which = rows[tokens].astype(np.intp)
+        return self._table.take(which, axis=1), self._weights[which]
+
+    def _lowered(self, sums: Floats, rounding: float = 0.0) -> Floats:
+        """Bounds without what rounding may have added."""
+        return np.maximum(sums * (1.0 - self._rounding - rounding) - SOLVER_ROUNDING * self._largest, 0.0)
+
+    def lowered_dual(self, values: Floats, sizes: Floats) -> Floats:
+        """Values of dual solutions (b,) without what rounding may have added; `sizes` (b,) of what they are sums of."""
+        return np.maximum(values - self._rounding * sizes - SOLVER_ROUNDING * self._largest, 0.0)
+
+
+def blocks(starts: Places, end: int, tokens: int) -> Iterator[tuple[int, int]]:
+    """Cut texts, from `starts` (n,) to `end`, into runs [first, last) of at most `tokens` tokens, or of one text."""
+    first = 0
+    while first < len(starts):
+        last = len(starts)
+        if end - starts[first] > tokens:
+            last = max(first + 1, int(np.searchsorted(starts, starts[first] + tokens, side="right")) - 1)
+        yield first, last
+        first = last
+
+
+def token_lengths(vectors: NDArray[np.float32], squares: NDArray[np.float32]) -> Floats:
+    """Lengths (t,) of rows (t, d) from their squares: 0 exactly where `transport.points` gives no mass."""
+    lengths = np.sqrt(squares, dtype=np.float64)
+    tiny = np.flatnonzero(lengths < 2.0 * transport.SHORTEST)  # float32 cannot tell
+    if len(tiny):
+        again = np.sqrt(transport.squared_lengths(vectors[tiny].astype(np.float64)))
+        lengths[tiny] = np.where(again < transport.SHORTEST, 0.0, again)
+    return lengths
+
+
+def unit_rounding(dim: int) -> float:
+    """Relative error of a float32 sum of `dim` products, in whatever order it is made."""
+    return (dim + 8) * float(np.finfo(np.float32).eps) / 2.0
+
+
+def cost_floor(query: Points, vectors: NDArray[np.float32], lengths: NDArray[Any], measure: Measure) -> Costs:
+    """Costs (m, t) of the query against token vectors (t, d), lowered by all that float32 may be wrong; at least 0.
+
+    `lengths` (t,) are the lengths of the vectors for wrd, their squares for wmd.
+    """
+    rounding = unit_rounding(vectors.shape[1])
+    if measure == "wrd":
+        # |error of the cosine| <= that of the dot product and half that of the squared length
+        cost: Costs = (-query.at).astype(np.float32) @ vectors.T
+        with np.errstate(divide="ignore"):
+            cost *= np.where(lengths > 0.0, 1.0 / lengths, 0.0).astype(np.float32)
+        cost += np.float32(1.0 - 2.0 * rounding)
+        return np.maximum(cost, 0.0, out=cost)
+    # |error of x2 + y2 - 2xy| <= 2 * rounding * (|x| + |y|)^2 <= 4 * rounding * (x2 + y2)
+    cost = (-2.0 * query.at).astype(np.float32) @ vectors.T
+    cost += lengths * np.float32(1.0 - 5.0 * rounding)
+    cost += (query.squares * (1.0 - 5.0 * rounding) - UNDERFLOW).astype(np.float32)[:, None]
+    np.maximum(cost, 0.0, out=cost)
+    return np.sqrt(cost, out=cost)
+
+
+def reduction(query_masses: Floats, weights: Floats, totals: Floats, cost: Costs, starts: Places) -> Floats:
+    """Bounds (b,) of b texts: the greater of what the two orders of reduction take out of the costs (m, t), weighed.
+
+    Text i begins at token starts[i] of t; its masses are its weights over totals[i] (its bound is nan where that is 0).
+    The costs are overwritten.
+    """
+    sizes = np.diff(starts, append=cost.shape[1])
+    row_least = np.minimum.reduceat(cost, starts, axis=1)  # (m, b)
+    column_rest = np.min(cost - np.repeat(row_least, sizes, axis=1), axis=0)  # (t,)
+    column_least = np.min(cost, axis=0)  # (t,)
+    cost -= column_least
+    row_rest = np.minimum.reduceat(cost, starts, axis=1)  # (m, b)
+    with np.errstate(invalid="ignore"):
+        rows_first = query_masses @ row_least + np.add.reduceat(column_rest * weights, starts) / totals
+        columns_first = np.add.reduceat(column_least * weights, starts) / totals + query_masses @ row_rest
+    return np.maximum(rows_first, columns_first)

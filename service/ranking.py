@@ -1,0 +1,144 @@
+"""Who of the documents in question answers a query best by transport: of a pool of candidates, or of the whole collection.
+
+A pool's token vectors are read from the store. For a whole collection the token lists in memory bound every document and the
+store is not touched (service/token_lists.py, models/rerank.py); where there are none, because the model's token vectors are
+contextual or the lists exceed their budget, the store is read in blocks, those documents first that can score best.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.block_rerank import rerank_in_blocks
+from models.candidates import PLAIN, Candidates, Weighing
+from models.rerank import Reranked, rerank
+from models.token_codec import TokenCodec, TokenIds
+from models.transport import OWN_MASSES, Masses, Measure, rarity
+from service.alignment import EncodedText
+from service.collections import Collection
+from service.documents import ReadView
+from service.errors import InvalidRequest
+from service.token_lists import ListsTooLarge, TokenListCache, TokenLists
+
+Rows = NDArray[np.int64]
+
+
+class Prepared(NamedTuple):
+    """What the queries of a request share: the lists of the whole collection, where they are needed, and the token weights."""
+
+    lists: TokenLists | None = None
+    weighing: Weighing = PLAIN
+
+
+class Rules(NamedTuple):
+    """How documents are ranked by transport."""
+
+    measure: Measure
+    masses: Masses | None  # None: those of the measure
+    weight: float
+    top_k: int
+
+
+class Ranker:
+    """Ranks documents by known scores and transport."""
+
+    def __init__(self, codec: TokenCodec, max_token_lists_bytes: int) -> None:
+        self._codec = codec
+        self._budget = max_token_lists_bytes
+        self._cache = TokenListCache(codec, max_token_lists_bytes) if isinstance(codec, TokenIds) else None
+
+    def prepare(
+        self, collection: Collection, view: ReadView, rows: Rows, rules: Rules, is_whole: bool, deadline: float
+    ) -> Prepared:
+        """Bring what all queries need: token lists for whole collections, document frequencies for "idf".
+
+        ``rows`` are those of all documents of the view, ascending.
+
+        Raises:
+            InvalidRequest: "idf" is asked for where no document frequencies can be had.
+        """
+        masses = None if rules.masses == OWN_MASSES[rules.measure] else rules.masses
+        if self._cache is None:
+            if masses == "idf":
+                raise InvalidRequest(
+                    'masses "idf" needs a model with static token vectors: the token vectors of this one are contextual, '
+                    'and documents keep no token ids; use "norm" or "uniform"'
+                )
+            return Prepared(None, Weighing(masses))
+        if not is_whole and masses != "idf":
+            return Prepared(None, Weighing(masses))
+        try:
+            lists = self._cache.read(collection, view, rows, deadline)
+        except ListsTooLarge as error:
+            if masses == "idf":
+                raise InvalidRequest(
+                    f'masses "idf" counts the tokens of the whole collection, whose lists take about {error.mb} MB, '
+                    f"at most max_token_lists_mb = {self._budget >> 20} are allowed"
+                ) from error
+            return Prepared(None, Weighing(masses))
+        if masses != "idf":
+            return Prepared(lists, Weighing(masses))
+        if lists is None:  # the deadline has come: nothing will be solved
+            return Prepared()
+        return Prepared(lists, Weighing(masses, rarity(self._cache.frequencies(collection, lists), len(rows))))
+
+    def rank_pool(
+        self,
+        view: ReadView,
+        query: EncodedText,
+        rows: Rows,
+        known: NDArray[np.float64],
+        rules: Rules,
+        prepared: Prepared,
+        deadline: float,
+    ) -> Reranked:
+        """Rank documents (n,) of which (1 - weight) * known (n,) is known."""
+        names, packed = view.tokens(rows.tolist())
+        return rerank(
+            query.tokens,
+            self._codec.unpack(packed, prepared.weighing),
+            (1.0 - rules.weight) * known,
+            rules.weight,
+            rules.top_k,
+            rules.measure,
+            lambda where: [names[place] for place in where.tolist()],
+            deadline,
+            self.query_weights(query, prepared),
+        )
+
+    def rank_whole(
+        self,
+        view: ReadView,
+        query: EncodedText,
+        rows: Rows,
+        known: NDArray[np.float64],
+        rules: Rules,
+        prepared: Prepared,
+        deadline: float,
+    ) -> Reranked:
+        """Rank the documents (n,) of a collection, or all that pass its filter, by ascending row."""
+        lists = prepared.lists
+        rest = (
+            (1.0 - rules.weight) * known,
+            rules.weight,
+            rules.top_k,
+            rules.measure,
+            lambda where: view.ids(rows[where].tolist()),
+            deadline,
+            self.query_weights(query, prepared),
+        )
+        if lists is None or not isinstance(self._codec, TokenIds):
+            return rerank_in_blocks(query.tokens, lambda where: self.read(view, rows[where], prepared), *rest)
+        if len(rows) < len(lists.rows):
+            lists = lists.chosen(np.searchsorted(lists.rows, rows))
+        weights = prepared.weighing.of_table(self._codec.table)
+        return rerank(query.tokens, Candidates.from_table(self._codec.table, lists.ids, lists.offsets, weights), *rest)
+
+    def query_weights(self, query: EncodedText, prepared: Prepared) -> NDArray[np.float64] | None:
+        """Token weights (m,) of a query; None for those of the measure."""
+        return prepared.weighing.weights(query.tokens, query.tokenized.inner_ids)
+
+    def read(self, view: ReadView, rows: Rows, prepared: Prepared) -> Candidates:
+        """Token vectors and weights of some documents (k,), in their order."""
+        return self._codec.unpack(view.tokens(rows.tolist())[1], prepared.weighing)
