@@ -13,15 +13,19 @@ from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from service.access import Access, split_keys
-from service.errors import NotFound, ServiceError, error_body
-from service.routes import collections, jobs, operations, search
-from service.routes.calls import json_response
+from service.access import Access, split_list
+from service.errors import InvalidRequest, NotFound, ServiceError
+from service.metrics import Metrics, Readings
+from service.observability import Observed, note
+from service.routes import collections, graphs, jobs, openai, operations, page, paraphrases, rerank, search, tei
+from service.routes.answers import error_answer, error_response
 from service.runtime import Runtime
 from service.schemas import ErrorBody
 from service.settings import Settings
+from service.tracing import Tracer, tracer_to
 from service.version import VERSION
 
 log = logging.getLogger(__name__)
@@ -31,8 +35,8 @@ ERRORS: dict[int | str, dict[str, Any]] = {
     for status, text in {
         401: "A key is needed.",
         403: "The key may only read.",
-        404: "There is no such collection, document or job.",
-        409: "The state of the collection forbids it.",
+        404: "There is no such collection, document, graph or job.",
+        409: "The state of the collection or of the service forbids it.",
         413: "The body is larger than a limit.",
         422: "The request can never succeed as it is.",
         429: "The queue is full; come back after Retry-After seconds.",
@@ -41,8 +45,12 @@ ERRORS: dict[int | str, dict[str, Any]] = {
 }
 
 
-def create_app(settings: Settings) -> FastAPI:
-    """Build the application for these settings; the model is loaded when it starts."""
+def create_app(settings: Settings, tracer: Tracer | None = None) -> FastAPI:
+    """Build the application for these settings; the model is loaded when it starts.
+
+    Raises:
+        ValueError: the file of keys cannot be used, or traces are wanted and OpenTelemetry is not installed.
+    """
     app = FastAPI(
         title="moverank",
         version=VERSION,
@@ -53,20 +61,55 @@ def create_app(settings: Settings) -> FastAPI:
     app.state.settings = settings
     app.state.runtime = None
     app.state.reason = "the model is being loaded"
+    app.state.said_reason = app.state.reason
     app.state.is_draining = False
     app.state.failure = None
     app.state.on_failure = lambda: None
-    for noun in (collections, search, jobs, operations):
+    # The routes that are asked most come first: a request is compared with one after the other.
+    for noun in (openai, search, rerank, tei, collections, paraphrases, graphs, jobs, operations, page):
         app.include_router(noun.router)
+    app.include_router(graphs.imports)
     app.add_exception_handler(ServiceError, _service_error)
     app.add_exception_handler(RequestValidationError, _validation_error)
     app.add_exception_handler(HTTPException, _http_error)
-    app.add_exception_handler(Exception, _fault)
+    origins = split_list(settings.cors_origins)
     access = Access(
-        split_keys(settings.api_keys.get_secret_value()), split_keys(settings.read_only_keys.get_secret_value())
+        split_list(settings.api_keys.get_secret_value()),
+        split_list(settings.read_only_keys.get_secret_value()),
+        settings.api_keys_file,
+        settings.metrics_open,
+        settings.rate_limit_per_s,
+        settings.rate_limit_burst,
+        origins,
     )
+    app.state.metrics = Metrics(lambda: _readings(app))
+    app.state.tracer = tracer or tracer_to(settings.otlp_endpoint)
+    for path, operations_of_path in app.openapi()["paths"].items():
+        for method in operations_of_path:
+            app.state.metrics.route(path, method.upper())
     app.add_middleware(AccessMiddleware, access=access)
+    if origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=origins,
+            allow_methods=["*"],
+            allow_headers=["*"],
+            expose_headers=["X-Request-ID", "Retry-After", "Server-Timing"],
+        )
+    app.add_middleware(
+        Observed,
+        metrics=app.state.metrics,
+        tracer=app.state.tracer,
+        answer=_answer_over,
+        slow_request_ms=settings.slow_request_ms,
+        max_requests=settings.max_requests,
+    )
     return app
+
+
+def _readings(app: FastAPI) -> Readings:
+    runtime: Runtime | None = app.state.runtime
+    return Readings(build={"version": VERSION}) if runtime is None else runtime.readings(not app.state.is_draining)
 
 
 class AccessMiddleware:
@@ -80,10 +123,12 @@ class AccessMiddleware:
         """Pass the request on or answer with the refusal."""
         if scope["type"] == "http":
             try:
-                self._access.check(scope["method"], scope["path"], Headers(scope=scope))
+                key = self._access.check(scope["method"], scope["path"], Headers(scope=scope))
             except ServiceError as error:
-                await _answer(error)(scope, receive, send)
+                await _answer_over(error, scope, receive, send)
                 return
+            if key is not None:
+                note(scope, key=key)
         await self.app(scope, receive, send)
 
 
@@ -99,11 +144,12 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         runtime: Runtime | None = app.state.runtime
         if runtime is not None:
             await asyncio.to_thread(runtime.close)
+        await asyncio.to_thread(app.state.tracer.close)
 
 
 async def _load(app: FastAPI) -> None:
     try:
-        app.state.runtime = await asyncio.to_thread(Runtime, app.state.settings)
+        app.state.runtime = await asyncio.to_thread(Runtime, app.state.settings, app.state.metrics)
         log.info("ready: %s on %s", app.state.settings.model.name, app.state.runtime.encoder.device)
     except (ValueError, RuntimeError, OSError) as error:
         _give_up(app, str(error))
@@ -119,29 +165,32 @@ def _give_up(app: FastAPI, reason: str) -> None:
     app.state.on_failure()
 
 
-def _answer(error: ServiceError) -> Response:
-    headers = {} if error.retry_after_s is None else {"Retry-After": str(error.retry_after_s)}
-    if error.status == 401:
-        headers["WWW-Authenticate"] = "Bearer"
-    return json_response(error_body(error.sentence, error.error_type), error.status, headers)
+async def _answer_over(error: ServiceError, scope: Scope, receive: Receive, send: Send) -> None:
+    """Answer with an error from outside the routes."""
+    scope["app"].state.metrics.rejected(error.reason)
+    await error_answer(scope["path"], error)(scope, receive, send)
 
 
 async def _service_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, ServiceError)
-    return _answer(error)
+    request.app.state.metrics.rejected(error.reason)
+    return error_answer(request.url.path, error)
 
 
 async def _validation_error(request: Request, error: Exception) -> Response:
     """Say the first thing that is wrong with a request's form, and where."""
     assert isinstance(error, RequestValidationError)
+    request.app.state.metrics.rejected(InvalidRequest.error_type)
     first = error.errors()[0]
     where = ".".join(str(part) for part in first["loc"] if part != "body")[:200]
+    param = None
     if first["type"] == "json_invalid":
         cause = first.get("ctx", {}).get("error", "")
         sentence = f"the body is not valid JSON: {cause}"
     else:
         sentence = f"{where or 'body'}: {first['msg']}"
-    return json_response(error_body(sentence, "validation"), 422)
+        param = where or None
+    return error_response(request.url.path, sentence, InvalidRequest.error_type, 422, param=param)
 
 
 async def _http_error(request: Request, error: Exception) -> Response:
@@ -151,12 +200,6 @@ async def _http_error(request: Request, error: Exception) -> Response:
         404: f"there is no route {request.method} {request.url.path}",
         405: f"{request.method} is not allowed here",
     }
-    body = error_body(sentence.get(error.status_code, str(error.detail)), kinds.get(error.status_code, "validation"))
-    return json_response(body, error.status_code, dict(error.headers or {}))
-
-
-async def _fault(request: Request, error: Exception) -> Response:
-    log.error("%s %s failed", request.method, request.url.path, exc_info=error)
-    return json_response(
-        error_body("the service made a mistake; its log has the details", ServiceError.error_type), 500
-    )
+    status, headers = error.status_code, dict(error.headers or {})
+    said = sentence.get(status, str(error.detail))
+    return error_response(request.url.path, said, kinds.get(status, InvalidRequest.error_type), status, headers)

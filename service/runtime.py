@@ -3,29 +3,44 @@
 import logging
 import threading
 import time
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import torch
 import transformers
+from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
 from models.encoder import Encoder, Forward, choose_device
 from models.encoder_folder import read_encoder_folder
+from models.lookup import Lookup
 from models.token_codec import token_codec
 from service import vector_index
+from service.admission import Gate
 from service.batching import EncodeQueue
 from service.collections import Collection
 from service.corpus_files import read_documents
 from service.document_rules import Limits
+from service.errors import NotReady
+from service.graph_imports import import_triples, load_triples
+from service.graph_library import GraphLibrary
 from service.imports import import_documents
 from service.indexing import Indexer
 from service.jobs import JobRunner
+from service.knowledge import AskQueue
 from service.library import Library
+from service.metrics import Metrics, Readings, Size
+from service.paraphrases import Paraphraser
+from service.scoring import Shares
 from service.search import SearchDefaults, Searcher
 from service.settings import Settings
+from service.spelling import has_lookup, spelling_of
+from service.triples import TripleLimits
+from service.version import VERSION
 
 try:
     from models.onnx_export import onnx_forward
@@ -33,6 +48,7 @@ except ModuleNotFoundError:  # the extra `gpu` comes without ONNX Runtime
     onnx_forward = None  # type: ignore[assignment]
 
 SAMPLE = Path(__file__).resolve().parent / "samples" / "faq.jsonl"
+SAMPLE_GRAPH = SAMPLE.with_name("graph.tsv")
 MAINTENANCE_INTERVAL_S = 1.0
 
 log = logging.getLogger(__name__)
@@ -64,7 +80,7 @@ def load_encoder(settings: Settings) -> Encoder:
 class Runtime:
     """Everything that answers requests, below HTTP."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, metrics: Metrics | None = None) -> None:
         """Open the data folder and load the model; takes seconds.
 
         Raises:
@@ -72,6 +88,8 @@ class Runtime:
             RuntimeError: another process uses the data folder.
         """
         self.settings = settings
+        self.metrics = metrics or Metrics()
+        self.gate = Gate(settings.max_concurrent_queries)
         with ExitStack() as stack:  # closed in the reverse order, also when the next step fails
             # Matrix products here are small, or batched by FAISS and ONNX Runtime themselves: BLAS threads only stall.
             blas_limit = threadpool_limits(1, user_api="blas")
@@ -83,19 +101,27 @@ class Runtime:
             self.encoder = load_encoder(settings)
             self.codec = token_codec(self.encoder)
             self.defaults = SearchDefaults.of_card(self.encoder.card)
+            self.shares = Shares.of(self.defaults)
             self.queue = EncodeQueue(
                 self.encoder,
                 _batch_tokens(settings, self.encoder),
                 settings.max_queued_texts,
                 settings.max_queued_tokens,
+                self.metrics,
+                settings.max_forward_s,
             )
             stack.callback(self.queue.close)
             self.limits = Limits(settings.max_text_chars, settings.max_metadata_bytes)
             self.indexer = Indexer(self.queue, self.codec)
-            self.searcher = Searcher(self.codec, self.encoder.tokenize, settings.max_corpus_scan)
+            self.searcher = Searcher(self.codec, self.encoder.tokenize, settings.max_token_lists_mb << 20)
             if settings.sample and not self.library.names() and not (settings.data_dir / "jobs").exists():
                 self._load_sample()
-            work = {"import": partial(import_documents, self.library, self.indexer, self.limits)}
+            self._open_graphs(stack)
+            self._open_paraphraser(stack)
+            work = {
+                "import": partial(import_documents, self.library, self.indexer, self.limits),
+                "graph_import": partial(import_triples, self.graphs, self.triple_limits),
+            }
             self.jobs = JobRunner(settings.data_dir / "jobs", work)
             stack.callback(self.jobs.close)
             self.search_pool = ThreadPoolExecutor(settings.search_threads, thread_name_prefix="search")
@@ -114,22 +140,101 @@ class Runtime:
 
     def check_forward(self, max_age_s: float, timeout_s: float) -> str | None:
         """Return None if a forward pass succeeded lately or succeeds now, else the reason."""
-        if not self.queue.is_alive:
-            return "the encoder's thread has ended"
-        last = self.queue.last_success
+        queue = self.queue
+        if queue.stalled_s > timeout_s:
+            return f"a forward pass has been running for {queue.stalled_s:.0f} s"
+        last = queue.last_success
         if last is not None and time.monotonic() - last < max_age_s:
             return None
+        before = queue.trouble
         try:
-            self.queue.submit(self.encoder.tokenize(["。"]), "interactive", is_limited=False).result(timeout_s)
+            probe = queue.submit(self.encoder.tokenize(["。"]), "interactive", is_limited=False)
+        except NotReady as error:
+            return error.sentence
+        try:
+            probe.result(timeout_s)
         except TimeoutError:
-            return f"a forward pass took longer than {timeout_s:g} s"
+            probe.cancel()
+            return before or f"a forward pass took longer than {timeout_s:g} s"
         except Exception as error:
-            return f"a forward pass failed: {type(error).__name__}"
+            return before or f"a forward pass failed: {type(error).__name__}"
         return None
+
+    def readings(self, is_ready: bool) -> Readings:
+        """Return what the metrics show of this moment; ``is_ready`` says whether requests are taken at all."""
+        depth = self.queue.depth()
+        running = [job.status() for job in self.jobs.running()]
+        return Readings(
+            is_ready=is_ready and self.queue.trouble is None and self.queue.is_alive,
+            build={
+                "version": VERSION,
+                "device": self.encoder.device,
+                "model": self.encoder.folder.path.name,
+                "fingerprint": self.encoder.fingerprint,
+            },
+            queued_texts={lane: texts for lane, (texts, _) in depth.items()},
+            queued_tokens={lane: tokens for lane, (_, tokens) in depth.items()},
+            queries_inside=self.gate.inside,
+            batch_budget_tokens=self.queue.budget_tokens,
+            collections={
+                name: Size(len(collection.vectors), collection.bytes()) for name, collection in self.library.open_ones()
+            },
+            unreadable_collections=len(self.library.unreadable),
+            jobs=self.jobs.counts(),
+            running_job_lines={
+                "done": sum(status["done"] for status in running),
+                "failed": sum(status["failed"] for status in running),
+                "expected": sum(status["total"] or 0 for status in running),
+            },
+            device_memory_bytes=_device_memory(self.encoder.device),
+        )
 
     def close(self) -> None:
         """Finish what runs, stop jobs at their next batch, and write snapshots."""
         self._closing.close()
+
+    def _open_graphs(self, stack: ExitStack) -> None:
+        """Open the graphs, and what answers questions to them where its folder is there."""
+        settings = self.settings
+        has_no_graphs = not (settings.data_dir / "graphs").exists()
+        self.triple_limits = TripleLimits(settings.max_name_chars, settings.max_text_chars)
+        self.graphs = GraphLibrary(settings.data_dir, spelling_of(settings.lookup_model))
+        stack.callback(self.graphs.close)
+        if settings.sample and has_no_graphs:
+            graph, _ = self.graphs.create("sample")
+            load_triples(graph, SAMPLE_GRAPH, self.triple_limits)
+            log.info("the sample graph of %d triples is the graph %r", len(graph.view), graph.name)
+        self.asking: AskQueue | None = None
+        self.lookup_model: dict[str, str] | None = None
+        if has_lookup(settings.lookup_model):
+            lookup = Lookup(settings.lookup_model, self.encoder.device, self._sentence_vectors)
+            self.asking = AskQueue(lookup, settings.max_queued_questions)
+            stack.callback(self.asking.close)
+            self.lookup_model = {"name": settings.lookup_model.name, "fingerprint": lookup.fingerprint}
+        else:
+            log.warning("no question to a graph is answered: %s has no config.json", settings.lookup_model)
+
+    def _open_paraphraser(self, stack: ExitStack) -> None:
+        """Load what writes similar questions, where the folder can."""
+        settings = self.settings
+        self.paraphraser: Paraphraser | None = None
+        try:
+            self.paraphraser = Paraphraser(
+                settings.paraphrase_model or settings.model,
+                self.encoder.device,
+                self._sentence_vectors,
+                settings.max_waiting_paraphrases,
+            )
+        except ValueError as error:
+            if settings.paraphrase_model is not None:
+                raise
+            log.warning("no paraphrases are written: %s", error)
+        else:
+            stack.callback(self.paraphraser.close)
+
+    def _sentence_vectors(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """Return the encoder's unit vectors (n, dim) of texts, in turn with everybody else's."""
+        return self.queue.submit(self.encoder.tokenize(texts), "interactive", is_limited=False).result().sentences
 
     def _load_sample(self) -> None:
         collection, _ = self.create_collection("sample")
@@ -154,3 +259,14 @@ def _batch_tokens(settings: Settings, encoder: Encoder) -> int:
     """Return the token budget of a forward: never less than one text of the longest kind."""
     budget = settings.max_batch_tokens * (8 if encoder.device == "cuda" else 1)
     return max(budget, encoder.max_tokens)
+
+
+def _device_memory(device: str) -> dict[str, int]:
+    """Return bytes of the CUDA device: allocated by torch, reserved by it, free for anybody; nothing on the CPU."""
+    if device != "cuda":
+        return {}
+    return {
+        "allocated": torch.cuda.memory_allocated(),
+        "reserved": torch.cuda.memory_reserved(),
+        "free": torch.cuda.mem_get_info()[0],
+    }

@@ -11,7 +11,9 @@ from pydantic import Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 CPU_QUOTA = Path("/sys/fs/cgroup/cpu.max")
-BUNDLED_MODEL = Path(__file__).resolve().parent.parent / "models" / "weights" / "simbert-mini-zh"
+WEIGHTS = Path(__file__).resolve().parent.parent / "models" / "weights"
+BUNDLED_MODEL = WEIGHTS / "simbert-mini-zh"
+BUNDLED_LOOKUP = WEIGHTS / "lookup-mini-zh"
 
 
 def usable_cores() -> int:
@@ -36,6 +38,13 @@ class Settings(BaseSettings):
     pooling: Literal["cls", "mean", "pooler"] | None = Field(
         None, description="Pooling of a model folder that does not name its own (no modules.json)."
     )
+    lookup_model: Path = Field(
+        BUNDLED_LOOKUP,
+        description="Generator folder that answers questions to graphs; without it they can only be looked up.",
+    )
+    paraphrase_model: Path | None = Field(
+        None, description="Folder that writes similar questions (with a language-model head); none: the encoder's."
+    )
     device: Literal["auto", "cpu", "cuda"] = Field(
         "auto", description="Where inference runs; `cuda` refuses to start without one."
     )
@@ -56,13 +65,24 @@ class Settings(BaseSettings):
         description="Searches (candidates and rerank) that run at the same time.",
     )
     sample: bool = Field(
-        True, description="Load the sample corpus into the collection `sample` when the data folder is new."
+        True, description="Load the samples into the collection `sample` and the graph `sample` when the data folder is new."
     )
 
     api_keys: SecretStr = Field(
         SecretStr(""), description="Comma-separated keys that may read and write. Empty: no key is asked for."
     )
     read_only_keys: SecretStr = Field(SecretStr(""), description="Comma-separated keys that may only read.")
+    api_keys_file: Path | None = Field(
+        None,
+        description="File of keys, a line `NAME read&#124;write KEY-OR-HASH` each (`moverank key`); read again when it changes.",
+    )
+    open: bool = Field(False, description="Listen beyond loopback though there is no key.")
+    metrics_open: bool = Field(False, description="Answer `/metrics` without a key.")
+    rate_limit_per_s: float = Field(0.0, ge=0.0, description="Requests a second of one key; 0: as many as it likes.")
+    rate_limit_burst: int = Field(20, ge=1, description="Requests of one key at once, where `RATE_LIMIT_PER_S` is set.")
+    cors_origins: str = Field(
+        "", description="Comma-separated origins whose pages may call, `*` for all. Empty: none but the service's own."
+    )
 
     max_body_bytes: int = Field(
         32 << 20, ge=1024, description="Bytes of one request body (imports have their own limit)."
@@ -70,15 +90,26 @@ class Settings(BaseSettings):
     max_import_bytes: int = Field(
         64 << 30, ge=1024, description="Bytes of one import's body as sent, compressed or not."
     )
-    max_text_chars: int = Field(100_000, ge=1, description="Characters of one document or query.")
+    max_text_chars: int = Field(100_000, ge=1, description="Characters of one document or query, or of an object of a graph.")
+    max_name_chars: int = Field(
+        256, ge=1, description="Characters of a subject with its meaning, and of a predicate, in a graph."
+    )
     max_metadata_bytes: int = Field(65_536, ge=2, description="Bytes of one document's metadata as JSON.")
-    max_documents: int = Field(10_000, ge=1, description="Documents, ids or pairs in one request.")
-    max_queries: int = Field(1_000, ge=1, description="Queries in one search request.")
+    max_documents: int = Field(10_000, ge=1, description="Documents, ids, pairs or triples in one request.")
+    max_queries: int = Field(1_000, ge=1, description="Queries in one search request, questions in one to a graph.")
+    max_beams: int = Field(32, ge=1, description="Beams of one question to a graph.")
+    max_queued_questions: int = Field(
+        1_000, ge=1, description="Questions that may wait for the lookup model before callers get 429."
+    )
     max_top_k: int = Field(1_000, ge=1, description="Hits of one query.")
     max_candidates: int = Field(10_000, ge=1, description="Candidates of one query that are handed to the rerank.")
-    max_corpus_scan: int = Field(
-        20_000, ge=1, description='Documents that a search with `"scope": "corpus"` may compare by transport.'
+    max_token_lists_mb: int = Field(
+        512,
+        ge=0,
+        description='Megabytes of token ids (2 bytes a token) kept in memory for `"scope": "corpus"`; beyond, the store is read.',
     )
+    max_samples: int = Field(200, ge=1, description="Texts that one request for paraphrases may draw.")
+    max_waiting_paraphrases: int = Field(8, ge=1, description="Requests for paraphrases that may wait or run.")
     max_filter_terms: int = Field(64, ge=1, description="Conditions and listed values in one filter.")
     max_batch_tokens: int = Field(
         2_048, ge=16, description="Padded tokens in one forward on the CPU (a CUDA device takes 8 times as many)."
@@ -89,10 +120,23 @@ class Settings(BaseSettings):
     max_queued_tokens: int = Field(
         65_536, ge=16, description="Tokens that may wait for the encoder before callers get 429."
     )
+    max_concurrent_queries: int = Field(
+        256, ge=1, description="Queries that may be worked on or wait at once before callers get 429."
+    )
+    max_requests: int = Field(1_024, ge=1, description="Requests that may be open at once before callers get 429.")
+    max_forward_s: float = Field(
+        120.0,
+        gt=0,
+        description="Seconds after which a forward of the encoder counts as hung and its thread is replaced.",
+    )
     default_timeout_ms: int = Field(
-        30_000, ge=1, description="Milliseconds a search may take when the request names no `timeout_ms`."
+        30_000, ge=1, description="Milliseconds a search (or a question) may take when the request names no `timeout_ms`."
     )
     drain_timeout_s: int = Field(20, ge=0, description="Seconds that running requests get after SIGTERM.")
     snapshot_interval_s: float = Field(
         60.0, gt=0, description="Least seconds between two snapshots of a growing index."
+    )
+    slow_request_ms: int = Field(1_000, ge=1, description="Milliseconds beyond which a request is logged as slow.")
+    otlp_endpoint: str = Field(
+        "", description="URL that takes traces (OTLP over HTTP); needs the extra `otel`. Empty: no traces."
     )

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
-from transformers import BertConfig, BertModel
+from transformers import BertConfig, BertForMaskedLM, BertModel, RoFormerConfig, RoFormerForMaskedLM
 
 from models.encoder import Encoder
 from service.runtime import Runtime
@@ -56,6 +56,28 @@ def write_bert(folder: Path, **changes: int) -> None:
     torch.manual_seed(0)
     config = BertConfig(vocab_size=write_tokenizer(folder), initializer_range=0.3, **{**sizes, **changes})
     BertModel(config, add_pooling_layer=False).save_pretrained(folder)
+
+
+def write_generator(folder: Path, kind: str = "bert", seed: int = 0) -> None:
+    """Write a BERT or RoFormer folder with its language-model head, random weights: 2 layers of 32 dimensions."""
+    folder.mkdir(parents=True, exist_ok=True)
+    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
+    shape = {**sizes, "vocab_size": write_tokenizer(folder), "max_position_embeddings": 64, "initializer_range": 0.3}
+    torch.manual_seed(seed)
+    network = (
+        BertForMaskedLM(BertConfig(**shape))
+        if kind == "bert"
+        else RoFormerForMaskedLM(RoFormerConfig(**shape, embedding_size=24, rotary_value=seed > 0))
+    )
+    network.save_pretrained(folder)
+
+
+@pytest.fixture(scope="session", name="generator_folder")
+def _generator_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny BERT that can write."""
+    folder = tmp_path_factory.mktemp("models") / "generator"
+    write_generator(folder)
+    return folder
 
 
 @pytest.fixture(scope="session", name="bert_folder")
@@ -126,7 +148,13 @@ def _encoder(model_folder: Path) -> Encoder:
 def _settings(tmp_path: Path, model_folder: Path) -> Settings:
     """Settings of a service with the tiny model and an empty data folder."""
     return Settings(
-        data_dir=tmp_path / "data", model=model_folder, device="cpu", runtime="torch", sample=False, threads=1
+        data_dir=tmp_path / "data",
+        model=model_folder,
+        lookup_model=tmp_path / "no-lookup",
+        device="cpu",
+        runtime="torch",
+        sample=False,
+        threads=1,
     )
 
 

@@ -1,0 +1,189 @@
+"""Questions -> keys of a knowledge graph's prefix tree: the generator, the search and the ranking put together.
+
+Seq2Seq + prefix tree (kexue.fm/archives/8802) with four remedies against its flaws: subjects that occur in the question start
+in the beam (models/mentions.py), unknown characters have stand-ins (models/fallback.py), complete keys are ranked anew by
+features that a token by token search cannot see (models/rescoring.py), and every answer has a calibrated probability beside
+its true log-probability, so that "not in the graph" can be told.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.beam import Hypothesis, Search, Width
+from models.mentions import mentions
+from models.rescoring import FEATURES, Vectors, features, probabilities, read_weights
+from models.token_tree import TokenTree
+from models.unilm import Generator, Rows
+
+SLACK = 9.0
+"""In nats: a hypothesis 8,000 times less likely than the best complete one is given up."""
+STARTS = 4
+"""Subjects of a question that start in the beam; the right one is nearly always among the 4 longest."""
+
+
+class Answer(NamedTuple):
+    """A key of the tree. `score` sorts, `probability` is calibrated, `log_probability` is the network's, over its vocabulary."""
+
+    tokens: tuple[int, ...]  # with separators
+    state: NDArray[np.int64]  # (w,), finished
+    log_probability: float
+    probability: float
+    score: float
+
+
+@dataclass(frozen=True)
+class Remedies:
+    """What is done beyond the published method; all of it unless an ablation says otherwise."""
+
+    mentions: bool = True
+    rescoring: bool = True
+    slack: float = SLACK
+
+
+@dataclass(frozen=True)
+class Found:
+    """What the search found for one question, before the ranking: hypotheses and their features (n, f)."""
+
+    hypotheses: list[Hypothesis]
+    features: NDArray[np.float64]
+
+
+class Lookup:
+    """A generator folder ready to answer questions. Calls are not concurrent: one thread owns a lookup."""
+
+    def __init__(self, folder: Path, device: str = "auto", vectors: Vectors | None = None) -> None:
+        """Load the folder; `vectors` are an encoder's sentence vectors, for the ranking, which goes without them if None.
+
+        Raises:
+            ValueError: as Generator, or the folder's card names an unknown feature.
+        """
+        self.generator = Generator(folder, device)
+        self.weights = read_weights(self.generator.card)
+        self.separator, self.fingerprint = self.generator.separator, self.generator.fingerprint
+        self._vectors = vectors if self.weights.needs_vectors else None
+
+    def use_vectors(self, vectors: Vectors) -> None:
+        """Let an encoder take part, whatever the weights are, as they are when they are fitted."""
+        self._vectors = vectors
+
+    @property
+    def has_vectors(self) -> bool:
+        """Whether an encoder takes part in the ranking."""
+        return self._vectors is not None
+
+    def is_truncated(self, question: str) -> bool:
+        """Say whether `question` is longer than what the network reads of it."""
+        return len(self.generator.spell([question])[0]) + 2 > self.generator.max_tokens
+
+    def ask(
+        self,
+        tree: TokenTree,
+        questions: Sequence[str],
+        beams: int = 4,
+        top_k: int = 3,
+        lookahead: bool = True,
+        remedies: Remedies = Remedies(),
+    ) -> list[list[Answer]]:
+        """Find the keys of `tree` (three parts) that answer each question: at most `top_k`, best first, all different."""
+        answers = []
+        for found in self.candidates(tree, questions, beams, lookahead, remedies):
+            scores, shares = probabilities(self.weights, found.features)
+            if not remedies.rescoring:
+                scores = np.array([one.score for one in found.hypotheses])
+            order = np.argsort(-scores, kind="stable")[:top_k]
+            truth = found.features[:, :3].sum(axis=1)  # log-probabilities of the parts
+            answers.append(
+                [
+                    Answer(
+                        found.hypotheses[i].tokens,
+                        found.hypotheses[i].state,
+                        float(truth[i]),
+                        float(shares[i]),
+                        float(scores[i]),
+                    )
+                    for i in order.tolist()
+                ]
+            )
+        return answers
+
+    def candidates(
+        self, tree: TokenTree, questions: Sequence[str], beams: int, lookahead: bool, remedies: Remedies
+    ) -> list[Found]:
+        """Search the tree for each question, and compute the features of what is found."""
+        if not questions or not len(tree):
+            return [Found([], np.zeros((0, len(FEATURES)))) for _ in questions]
+        prompts = self.generator.tokenize(questions)
+        inner = [prompt[1:-1] for prompt in prompts]
+        rows = self.generator.start(prompts)
+        named = [mentions(tree, question, len(question) ** 2) for question in inner]
+        width = Width(beams, remedies.slack, 1024 if lookahead else 0)
+        found = Search(self.generator, tree, width).run(
+            rows, inner, [names[:STARTS] for names in named] if remedies.mentions else ()
+        )
+        truths = self._log_probabilities(rows, found)
+        cosines = self._cosines(questions, found)
+        return [
+            Found(
+                hypotheses,
+                features(
+                    question,
+                    [self.parts(one.tokens) for one in hypotheses],
+                    truth,
+                    [one.score for one in hypotheses],
+                    [name[:-1] for name in names],
+                    cosine,
+                    len(self.generator.vocabulary),
+                ),
+            )
+            for question, hypotheses, truth, names, cosine in zip(inner, found, truths, named, cosines, strict=True)
+        ]
+
+    def parts(self, tokens: Sequence[int]) -> list[list[int]]:
+        """Split a key at its separators."""
+        found: list[list[int]] = [[]]
+        for token in tokens[:-1]:
+            if token == self.separator:
+                found.append([])
+            else:
+                found[-1].append(token)
+        return found
+
+    def _log_probabilities(self, rows: Rows, found: Sequence[Sequence[Hypothesis]]) -> list[NDArray[np.float32]]:
+        """Log-probabilities over the whole vocabulary of the parts, separators included, of all keys: (n, 3) each."""
+        owners = [number for number, hypotheses in enumerate(found) for _ in hypotheses]
+        keys = [one.tokens for hypotheses in found for one in hypotheses]
+        sums = np.zeros((len(keys), 3), dtype=np.float32)
+        if keys:
+            chunk = np.zeros((len(keys), max(map(len, keys))), dtype=np.int64)
+            for row, key in enumerate(keys):
+                chunk[row, : len(key)] = key
+            each = self.generator.log_probabilities_of(rows.select(owners), chunk, [len(key) for key in keys])
+            for row, key in enumerate(keys):
+                ended = np.cumsum([0, *(token == self.separator for token in key[:-1])])
+                np.add.at(sums[row], ended, each[row, : len(key)])
+        cuts = np.cumsum([len(hypotheses) for hypotheses in found])[:-1]
+        return np.split(sums, cuts)
+
+    def _cosines(self, questions: Sequence[str], found: Sequence[Sequence[Hypothesis]]) -> list[NDArray[np.float32]]:
+        """Cosines of each question and "subject predicate" of its keys; zeros without an encoder."""
+        if self._vectors is None:
+            return [np.zeros(len(hypotheses), dtype=np.float32) for hypotheses in found]
+        texts = [
+            self.generator.text([*parts[0], *parts[1]])
+            for hypotheses in found
+            for parts in (self.parts(one.tokens) for one in hypotheses)
+        ]
+        distinct = list(dict.fromkeys([*questions, *texts]))
+        place = {text: row for row, text in enumerate(distinct)}
+        vectors = self._vectors(distinct)
+        cosines, at = [], 0
+        for question, hypotheses in zip(questions, found, strict=True):
+            mine = [place[text] for text in texts[at : at + len(hypotheses)]]
+            cosines.append(vectors[mine] @ vectors[place[question]])
+            at += len(hypotheses)
+        return cosines

@@ -1,0 +1,124 @@
+"""All graphs of a data folder, and the thread that merges their changes.
+
+Whoever opens it owns the data folder (see `service.library`).
+"""
+
+import logging
+import shutil
+import threading
+import uuid
+from pathlib import Path
+
+from service.errors import NotFound, NotReady
+from service.facts_build import Spelling
+from service.graphs import Graph
+from service.library import NAME, check_name
+
+MERGE_INTERVAL_S = 1.0
+
+log = logging.getLogger(__name__)
+
+
+class _Closing(Exception):
+    """The library is being closed: a merge is not finished."""
+
+
+class GraphLibrary:
+    """The graphs of a data folder. A graph whose files are damaged is named in `unreadable` and keeps nobody from the others."""
+
+    def __init__(self, data_dir: Path, spelling: Spelling, is_merging: bool = True) -> None:
+        """Open every graph; ``spelling`` is how names and questions become tokens, ``is_merging`` whether changes are merged."""
+        self._folder = data_dir / "graphs"
+        self._folder.mkdir(parents=True, exist_ok=True)
+        self._spelling = spelling
+        self._lock = threading.Lock()
+        self._graphs: dict[str, Graph] = {}
+        self.unreadable: dict[str, str] = {}
+        for folder in sorted(self._folder.iterdir()):
+            if folder.name.startswith("."):
+                shutil.rmtree(folder)  # half made or half deleted when the process ended
+            elif NAME.fullmatch(folder.name):
+                try:
+                    self._graphs[folder.name] = Graph(folder, spelling)
+                except ValueError as error:
+                    log.error("graph %s cannot be opened: %s", folder.name, error)
+                    self.unreadable[folder.name] = str(error)
+        self._closing = threading.Event()
+        self._merging = threading.Thread(target=self._merge_when_due, name="graphs", daemon=True)
+        if is_merging:
+            self._merging.start()
+
+    def names(self) -> list[str]:
+        """Return the names of all graphs that can be used, in order."""
+        return sorted(self._graphs)
+
+    def get(self, name: str) -> Graph:
+        """Return a graph.
+
+        Raises:
+            NotFound: there is none of this name.
+            NotReady: its files are damaged.
+        """
+        graph = self._graphs.get(check_name(name))
+        if graph is None and name in self.unreadable:
+            raise NotReady(
+                f"the files of graph {name!r} are damaged, the log has the reason: put a copy of its folder back "
+                f"and start the service again, or give it up with DELETE /v1/graphs/{name}"
+            )
+        if graph is None:
+            raise NotFound(f"there is no graph {name!r}; PUT /v1/graphs/{name} or its first triples create it")
+        return graph
+
+    def create(self, name: str) -> tuple[Graph, bool]:
+        """Return the graph of this name and whether it was made now.
+
+        Raises:
+            NotReady: it exists and its files are damaged.
+        """
+        check_name(name)
+        with self._lock:
+            if name in self._graphs or name in self.unreadable:
+                return self.get(name), False
+            graph = self._graphs[name] = Graph.create(self._folder / name, self._spelling)
+            return graph, True
+
+    def delete(self, name: str) -> None:
+        """Remove a graph with everything in it; questions that run may finish."""
+        with self._lock:
+            if self.unreadable.pop(name, None) is None:
+                self.get(name).retire()
+            trash = self._folder / f".deleted-{uuid.uuid4().hex}"
+            (self._folder / name).rename(trash)
+            graph = self._graphs.pop(name, None)
+        if graph is not None:
+            graph.close()
+        shutil.rmtree(trash)
+
+    def close(self) -> None:
+        """Give up a merge that runs, and close every graph."""
+        self._closing.set()
+        if self._merging.is_alive():
+            self._merging.join()
+        with self._lock:
+            for graph in self._graphs.values():
+                graph.close()
+            self._graphs.clear()
+
+    def _merge_when_due(self) -> None:
+        while not self._closing.wait(MERGE_INTERVAL_S):
+            for graph in list(self._graphs.values()):
+                if graph.is_merge_due:
+                    self._merge(graph)
+
+    def _merge(self, graph: Graph) -> None:
+        try:
+            graph.merge(check=self._check_open)
+            log.info("graph %s: %d triples are in new files", graph.name, len(graph.view))
+        except (NotFound, _Closing):
+            return
+        except Exception:
+            log.exception("the changes of graph %s could not be merged; that is tried again", graph.name)
+
+    def _check_open(self) -> None:
+        if self._closing.is_set():
+            raise _Closing

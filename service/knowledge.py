@@ -1,0 +1,233 @@
+"""Questions -> facts: the generator, held by the prefix tree of a graph, in a lane of its own.
+
+One thread owns the generator. As with the encoder there is no timer: a batch is what arrived about one graph while the
+previous one ran. Requests of a few questions go before requests of many; after `BULK_EVERY` batches in a row a waiting large
+request gets its turn. The tree finds keys, and the view that the question began with says which facts they are, so that an
+answer is never anything but a fact of the graph.
+"""
+
+import logging
+import threading
+from collections import deque
+from collections.abc import Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from typing import NamedTuple, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.token_tree import TokenTree
+from service.errors import InvalidRequest, NotReady, Overloaded
+from service.graph_view import GraphView
+
+BULK_EVERY = 4
+"""Batches of small requests that may run in a row while a large one waits."""
+MAX_BATCH = 16
+"""Questions that go through the generator together; a request of more is a large one."""
+
+log = logging.getLogger(__name__)
+
+
+class FoundKey(Protocol):
+    """A key of the tree as the answer to a question."""
+
+    @property
+    def state(self) -> NDArray[np.int64]:
+        """The finished state."""
+
+    @property
+    def log_probability(self) -> float:
+        """Natural logarithm of the generator's probability."""
+
+    @property
+    def probability(self) -> float:
+        """How likely this is the right key, from 0 to 1."""
+
+
+class Lookup(Protocol):
+    """What finds keys: `models.lookup.Lookup`."""
+
+    def ask(
+        self, tree: TokenTree, questions: Sequence[str], beams: int, top_k: int, lookahead: bool
+    ) -> Sequence[Sequence[FoundKey]]:
+        """Return the keys for each question, best first."""
+
+    def is_truncated(self, question: str) -> bool:
+        """Say whether a question is longer than the generator reads."""
+
+
+class AskOptions(NamedTuple):
+    """How a question is answered."""
+
+    beams: int
+    top_k: int
+    min_probability: float
+    lookahead: bool
+
+
+class FoundFact(NamedTuple):
+    """One answer: all objects of a key."""
+
+    subject: str
+    meaning: str
+    predicate: str
+    objects: list[str]
+    probability: float
+    log_probability: float
+
+
+class Answered(NamedTuple):
+    """The answers to one question."""
+
+    answers: list[FoundFact]
+    is_truncated: bool
+
+
+@dataclass
+class _Piece:
+    """Some questions of one request."""
+
+    view: GraphView
+    questions: list[str]
+    options: AskOptions
+    future: "Future[list[Answered]]" = field(default_factory=Future)
+
+
+class AskQueue:
+    """The queue in front of one generator, and the thread that empties it."""
+
+    def __init__(self, lookup: Lookup, max_queued_questions: int) -> None:
+        self._lookup = lookup
+        self._max_queued_questions = max_queued_questions
+        self._small: deque[_Piece] = deque()
+        self._large: deque[_Piece] = deque()
+        self._small_in_a_row = 0
+        self._queued = 0
+        self._changed = threading.Condition()
+        self._is_open = True
+        self._thread = threading.Thread(target=self._run, name="lookup", daemon=True)
+        self._thread.start()
+
+    @property
+    def queued(self) -> int:
+        """Questions that wait."""
+        return self._queued
+
+    def submit(self, view: GraphView, questions: Sequence[str], options: AskOptions) -> "list[Future[list[Answered]]]":
+        """Queue questions; the futures give the answers in order. A queue that is empty takes any number of questions.
+
+        Raises:
+            Overloaded: the queue is full.
+            NotReady: the graph is being rebuilt, or the service is shutting down.
+        """
+        if view.is_stale:
+            raise NotReady(
+                "the graph is being rebuilt for another tokenizer and answers questions again when that is done",
+                retry_after_s=5,
+            )
+        pieces = [
+            _Piece(view, list(questions[i : i + MAX_BATCH]), options) for i in range(0, len(questions), MAX_BATCH)
+        ]
+        with self._changed:
+            if not self._is_open:
+                raise NotReady("the service is shutting down")
+            if self._queued and self._queued + len(questions) > self._max_queued_questions:
+                raise Overloaded(
+                    f"{self._queued} questions are waiting and {len(questions)} more would pass "
+                    f"max_queued_questions = {self._max_queued_questions}; try again later",
+                    retry_after_s=1,
+                )
+            (self._small if len(pieces) == 1 else self._large).extend(pieces)
+            self._queued += len(questions)
+            self._changed.notify()
+        return [piece.future for piece in pieces]
+
+    def close(self) -> None:
+        """Refuse new questions, answer those that wait, and end the thread."""
+        with self._changed:
+            self._is_open = False
+            self._changed.notify()
+        self._thread.join()
+
+    def _run(self) -> None:
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: not self._is_open or self._small or self._large)
+                if not (self._small or self._large):
+                    return
+                batch = self._next_batch()
+            if batch:
+                self._answer(batch)
+
+    def _next_batch(self) -> list[_Piece]:
+        """Take pieces about the same graph with the same options from the line whose turn it is."""
+        is_large_turn = not self._small or (self._small_in_a_row >= BULK_EVERY and bool(self._large))
+        line = self._large if is_large_turn else self._small
+        self._small_in_a_row = 0 if is_large_turn else self._small_in_a_row + 1
+        batch: list[_Piece] = []
+        count = 0
+        while line and (not batch or self._fits(batch[0], line[0], count)):
+            piece = line.popleft()
+            self._queued -= len(piece.questions)
+            if piece.future.set_running_or_notify_cancel():
+                batch.append(piece)
+                count += len(piece.questions)
+        return batch
+
+    @staticmethod
+    def _fits(first: _Piece, piece: _Piece, count: int) -> bool:
+        is_alike = piece.view is first.view and piece.options == first.options
+        return is_alike and count + len(piece.questions) <= MAX_BATCH
+
+    def _answer(self, batch: list[_Piece]) -> None:
+        """Answer pieces together; where that fails, piece by piece and question by question, so that one fails alone."""
+        first = batch[0]
+        questions = [question for piece in batch for question in piece.questions]
+        try:
+            answered = self._ask(first.view, questions, first.options)
+        except Exception as error:
+            if len(batch) > 1:
+                for piece in batch:
+                    self._answer([piece])
+            else:
+                self._fail(first, error)
+            return
+        start = 0
+        for piece in batch:
+            end = start + len(piece.questions)
+            piece.future.set_result(answered[start:end])
+            start = end
+
+    def _fail(self, piece: _Piece, error: Exception) -> None:
+        """Say which question of a piece cannot be answered."""
+        log.error("questions of %d characters cannot be answered", sum(map(len, piece.questions)), exc_info=error)
+        for question in piece.questions:
+            try:
+                self._ask(piece.view, [question], piece.options)
+            except Exception:
+                break
+        shown = question if len(question) <= 40 else f"{question[:40]}…"
+        piece.future.set_exception(
+            InvalidRequest(f"the model cannot answer the question {shown!r}; the log has the reason", param="question")
+        )
+
+    def _ask(self, view: GraphView, questions: list[str], options: AskOptions) -> list[Answered]:
+        if not len(view):
+            return [Answered([], self._lookup.is_truncated(question)) for question in questions]
+        found = self._lookup.ask(view.tree, questions, options.beams, options.top_k, options.lookahead)
+        return [
+            Answered(
+                [fact for key in keys if key.probability >= options.min_probability for fact in _facts_of(view, key)],
+                self._lookup.is_truncated(question),
+            )
+            for question, keys in zip(questions, found, strict=True)
+        ]
+
+
+def _facts_of(view: GraphView, key: FoundKey) -> list[FoundFact]:
+    """Return the facts of a key; more than one where names have equal tokens."""
+    objects: dict[tuple[str, str, str], list[str]] = {}
+    for subject, meaning, predicate, object in view.triples(view.tree.values(key.state)):
+        objects.setdefault((subject, meaning, predicate), []).append(object)
+    return [FoundFact(*names, listed, key.probability, key.log_probability) for names, listed in objects.items()]

@@ -1,0 +1,151 @@
+"""The constrained search against scoring every key, with the plain tree and a tiny network."""
+
+import math
+from collections.abc import Sequence
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from models.beam import Hypothesis, Search, Width
+from models.lookahead import Overlap, gains, sharpen
+from models.mentions import mentions
+from models.unilm import Generator
+from plain_tree import SEPARATOR, PlainTree
+
+NAMES = st.lists(st.integers(5, 12), min_size=1, max_size=4)
+MEANINGS = st.lists(st.integers(5, 8), max_size=3)
+KEYS = st.lists(st.tuples(NAMES, NAMES, MEANINGS), min_size=1, max_size=12)
+QUESTIONS = st.lists(st.lists(st.integers(5, 14), min_size=1, max_size=9), min_size=1, max_size=3)
+
+
+def exhaustive(
+    generator: Generator, tree: PlainTree, question: Sequence[int], lookahead: bool
+) -> list[tuple[float, tuple[int, ...]]]:
+    """Score every key of the tree token by token, from the full distribution; best first."""
+    start = generator.start([[2, *question, 3]])
+    overlap = Overlap(question, len(generator.vocabulary))
+    found = []
+    for key in tree.keys:
+        score, rows = 0.0, start
+        for end, token in enumerate(key):
+            state = tree.walk(tree.start(1)[0], key[:end])
+            allowed = tree.children(state[None])[0]
+            odds = generator.log_probabilities(rows)[0, allowed.astype(np.int64)].log_softmax(0).numpy()
+            if lookahead and SEPARATOR in key[:end] and len(allowed) > 1:
+                rest = tree.continuations(state, 10_000)
+                assert rest is not None
+                odds = sharpen(odds, gains(overlap, overlap.walk(overlap.start()[0], key[:end]), *rest)[1])
+            score += float(odds[np.searchsorted(allowed, token)])
+            rows = generator.extend(rows, [[token]])
+        found.append((score, key))
+    return sorted(found, reverse=True)
+
+
+def run(
+    generator: Generator, tree: PlainTree, questions: Sequence[Sequence[int]], width: Width, start: bool
+) -> list[list[Hypothesis]]:
+    rows = generator.start([[2, *question, 3] for question in questions])
+    starts = [mentions(tree, question, 8) for question in questions] if start else []
+    return Search(generator, tree, width).run(rows, questions, starts)
+
+
+@given(KEYS, QUESTIONS, st.booleans(), st.booleans())
+@settings(max_examples=40)
+def test_wide_beams_equal_scoring_every_key(
+    generator: Generator, keys: list[tuple[list[int], ...]], questions: list[list[int]], lookahead: bool, start: bool
+) -> None:
+    """With as many beams as keys, the search finds all of them, with the scores that token by token scoring gives."""
+    tree = PlainTree(keys)
+    width = Width(beams=len(tree.keys), candidates=1024 if lookahead else 0)
+
+    found = run(generator, tree, questions, width, start)
+
+    for question, hypotheses in zip(questions, found, strict=True):
+        wanted = exhaustive(generator, tree, question, lookahead)
+        assert {one.tokens for one in hypotheses} == {key for _, key in wanted}
+        scores = dict((key, score) for score, key in wanted)
+        for one in hypotheses:
+            assert math.isclose(one.score, scores[one.tokens], abs_tol=2e-4)
+        assert all(a.score >= b.score for a, b in pairwise(hypotheses))
+
+
+@given(KEYS, QUESTIONS, st.integers(1, 4), st.sampled_from([0.5, 3.0, math.inf]), st.booleans())
+@settings(max_examples=60)
+def test_whatever_is_found_is_a_key(
+    generator: Generator,
+    keys: list[tuple[list[int], ...]],
+    questions: list[list[int]],
+    beams: int,
+    slack: float,
+    start: bool,
+) -> None:
+    """A search of any width finds something, and nothing but distinct keys of the tree, in states that have finished."""
+    tree = PlainTree(keys)
+
+    for hypotheses in run(generator, tree, questions, Width(beams, slack), start):
+        tokens = [one.tokens for one in hypotheses]
+        assert 1 <= len(tokens) <= beams + 1
+        assert len(set(tokens)) == len(tokens)
+        assert set(tokens) <= set(tree.keys)
+        for one in hypotheses:
+            assert tree.walk(tree.start(1)[0], one.tokens).tolist() == one.state.tolist()
+
+
+@given(KEYS, QUESTIONS, st.integers(1, 4))
+@settings(max_examples=30)
+def test_a_question_is_answered_as_it_is_alone(
+    generator: Generator, keys: list[tuple[list[int], ...]], questions: list[list[int]], beams: int
+) -> None:
+    """What is found for a question does not depend on the questions beside it."""
+    tree = PlainTree(keys)
+
+    together = run(generator, tree, questions, Width(beams), True)
+
+    for question, hypotheses in zip(questions, together, strict=True):
+        alone = run(generator, tree, [question], Width(beams), True)[0]
+        assert np.allclose([one.score for one in alone], [one.score for one in hypotheses], atol=2e-4)
+
+
+def test_an_empty_tree_answers_nothing(generator: Generator) -> None:
+    """Where there is no key, nothing is found, and nothing fails."""
+    assert run(generator, PlainTree([]), [[5, 6], [7]], Width(), True) == [[], []]
+
+
+def test_keys_of_one_part_can_be_searched(generator: Generator) -> None:
+    """A tree of plain names (titles, ids) is searched like one of triples."""
+    tree = PlainTree([[[5, 6]], [[5, 7, 8]], [[9]]], parts=1)
+
+    found = run(generator, tree, [[5, 7]], Width(beams=3), False)[0]
+
+    assert {one.tokens for one in found} == {(5, 6, 3), (5, 7, 8, 3), (9, 3)}
+
+
+def test_the_subject_in_the_question_is_kept(generator: Generator) -> None:
+    """The longest subject of a question is among the answers even where the network likes all others better."""
+    keys = [([a, b], [c, d], []) for a in range(5, 11) for b in range(5, 11) for c in range(5, 8) for d in range(5, 8)]
+    tree = PlainTree(keys)
+    ranked = run(generator, PlainTree([(key[0], [5], []) for key in keys]), [[5]], Width(beams=99), False)[0]
+    worst = ranked[-1].tokens[:2]
+
+    kept = run(generator, tree, [[14, *worst, 14]], Width(beams=3, slack=2.0), True)[0]
+
+    assert worst in {one.tokens[:2] for one in kept}
+
+
+def test_mentions_are_found_longest_first() -> None:
+    """Names in no longer name come first; a name that only begins in the text is none."""
+    tree = PlainTree([([5, 6, 7], [5], []), ([6], [5], []), ([8, 9], [5], []), ([7, 9], [5], []), ([5], [5], [])])
+
+    found = mentions(tree, [5, 6, 7, 10, 8, 9, 7], 9)
+
+    assert found == [(5, 6, 7, 3), (8, 9, 3), (5, 3), (6, 3)]
+    assert mentions(tree, [5, 6, 7, 10, 8, 9, 7], 1) == [(5, 6, 7, 3)]
+
+
+@pytest.fixture(scope="module", name="generator")
+def _generator(generator_folder: Path) -> Generator:
+    return Generator(generator_folder, "cpu")

@@ -1,0 +1,61 @@
+"""The program that writes similar questions for a corpus file, on a tiny model that can write."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from scripts.expand_corpus import main
+from service.paraphrases import letters_of
+
+ENTRIES = [
+    {"id": "a", "text": "花呗怎么还款", "metadata": {"domain": "bank"}},
+    {"id": "b", "text": "密码忘记了"},
+    {"id": "c", "text": "图书馆的借阅"},
+]
+
+
+@pytest.fixture(name="faq")
+def _faq(tmp_path: Path) -> Path:
+    file = tmp_path / "faq.jsonl"
+    lines = [json.dumps(entry, ensure_ascii=False) for entry in ENTRIES]
+    file.write_text("\n".join([*lines, "no json"]) + "\n", encoding="utf-8")
+    return file
+
+
+def written(file: Path) -> list[dict[str, object]]:
+    return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+
+
+def test_every_entry_gets_similar_questions(
+    faq: Path, generator_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Each line is a document with an id of its own, the entry's metadata, its origin and cosine; none repeats its entry."""
+    out = faq.with_name("more.jsonl")
+    main([str(faq), "--out", str(out), "--n", "3", "--samples", "30", "--model", str(generator_folder)])
+    lines = written(out)
+    assert {line["metadata"]["paraphrase_of"] for line in lines} == {"a", "b", "c"}  # type: ignore[index]
+    assert len({line["id"] for line in lines}) == len(lines) <= 9
+    for line in lines:
+        entry = next(one for one in ENTRIES if one["id"] == line["metadata"]["paraphrase_of"])  # type: ignore[index]
+        assert letters_of(str(line["text"])) != letters_of(str(entry["text"]))
+        assert line["metadata"].items() >= dict(entry.get("metadata", {})).items()  # type: ignore[attr-defined,call-overload]
+    assert "3 entries" in capsys.readouterr().out
+
+
+def test_a_run_that_was_cut_goes_on(faq: Path, generator_folder: Path) -> None:
+    """Cut anywhere, the file ends as it would have without the cut."""
+    choices = ["--n", "2", "--samples", "20", "--model", str(generator_folder)]
+    whole, broken = faq.with_name("whole.jsonl"), faq.with_name("broken.jsonl")
+    main([str(faq), "--out", str(whole), *choices])
+    content = whole.read_bytes()
+    for size in (0, 10, len(content) // 2, len(content) - 5):
+        broken.write_bytes(content[:size])
+        main([str(faq), "--out", str(broken), "--resume", *choices])
+        assert broken.read_bytes() == content
+
+
+def test_a_model_that_cannot_write_ends_with_a_sentence(faq: Path, bert_folder: Path) -> None:
+    """Without a language-model head the program says so and stops."""
+    with pytest.raises(SystemExit, match="language-model head"):
+        main([str(faq), "--out", str(faq.with_name("out.jsonl")), "--model", str(bert_folder)])
