@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from safetensors import safe_open
 from torch import nn
 from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedModel
+from transformers.utils import logging
 
 Pooling = Literal["cls", "mean", "pooler"]
 TokenVectors = Literal["static", "projected", "hidden"]
@@ -63,17 +64,26 @@ class EncoderFolder:
     token_vectors: TokenVectors
 
     def load_network(self) -> PreTrainedModel:
-        """Load the transformer in float32, in evaluation mode, on the CPU."""
+        """Load the transformer in float32, in evaluation mode, on the CPU; a language-model head, if any, is left out.
+
+        Raises:
+            ValueError: weights are missing or cannot be read.
+        """
         extra = {"add_pooling_layer": False} if self._has_optional_pooler() else {}
-        with _loading(self.path, "weights"):
-            network = AutoModel.from_pretrained(
+        with _loading(self.path, "weights"), _quiet():
+            network, report = AutoModel.from_pretrained(
                 self.path,
                 use_safetensors=True,
                 local_files_only=True,
                 trust_remote_code=False,
                 dtype=torch.float32,
+                output_loading_info=True,
                 **extra,
             )
+        unneeded = () if self.pooling == "pooler" else ("pooler.",)
+        missing = [name for name in sorted(report["missing_keys"]) if not name.startswith(unneeded)]
+        if missing:
+            raise ValueError(f"{self.path} lacks weights of the network: {', '.join(missing[:3])}")
         return cast(PreTrainedModel, network.eval())
 
     def load_tokenizer(self) -> Any:
@@ -159,6 +169,17 @@ def _loading(path: Path, what: str) -> Iterator[None]:
         yield
     except Exception as error:
         raise ValueError(f"the {what} of {path} cannot be loaded: {error or type(error).__name__}") from error
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep transformers from reporting the weights that a reading leaves out."""
+    before = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(before)
 
 
 def _read_modules(path: Path) -> tuple[Pooling | None, NDArray[np.float32] | None, tuple[DenseLayer, ...], int | None]:

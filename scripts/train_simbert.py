@@ -4,7 +4,8 @@ Stages, in order: "static" trains token vectors and weights without layers (minu
 buys), "similar" trains the whole network from there, with in-batch similarity in both directions, one threshold per family
 of labelled pairs, and the relaxed mover similarity, which trains the token vectors for the transport rerank; every
 other step writes one text of a pair from the other, which makes the network a generator of similar questions (UniLM).
-"language", where asked for, comes between them: masked words of the text, and the writing alone.
+"language", where asked for, comes between them: masked words of the text, and the writing alone; "supervised", where asked
+for, comes last: labelled pairs alone, ordered by CoSENT. Under `torchrun` several processes share every batch.
 Kill it at any moment and run it again: it goes on from the last checkpoint in the work folder.
 The output is a model folder (half precision safetensors) for this service, transformers and sentence-transformers.
 """
@@ -22,14 +23,17 @@ import torch
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
-from scripts.training.choices import nth, parser, recipe
+from scripts.training.choices import has_layers, mining, nth, parser, recipe
 from scripts.training.development import labelled, measure, question_search, write_passage_search, write_question_search
 from scripts.training.export import export, write_curves
 from scripts.training.first_vectors import count_neighbours, inverse_document_frequency, ppmi, reduced
+from scripts.training.neighbours import Neighbours
 from scripts.training.network import SimBert, bert_config
 from scripts.training.pairs import Ids, Pairs, Sampler, balanced, read_pairs, split, tokenize
 from scripts.training.passages import draw_paragraphs, passage_pairs
-from scripts.training.stages import Progress, Source, save, train
+from scripts.training.processes import Processes, join, leave
+from scripts.training.recipe import Progress, Source
+from scripts.training.stages import save, train
 from scripts.training.vocabulary import build_tokenizer, read_lines, text_files
 
 
@@ -99,12 +103,13 @@ def sources(choices: argparse.Namespace, material: Material, stage: str) -> list
     found: list[Source] = []
     if stage != "language":
         positives, negatives = int(nth(choices.positives, stage)), int(nth(choices.negatives, stage))
-        found.append(Source(training, ids, sampler(training, ids, positives, negatives, 0), choices.longest))
-        if passages is not None and passage_ids is not None:
+        shortest = sampler(training, ids, positives, negatives, 0)
+        found.append(Source(training, ids, shortest, choices.longest, is_mined=True))
+        if passages is not None and passage_ids is not None and nth(choices.in_batch_weight, stage):
             long = sampler(passages, passage_ids, min(positives, 96), 0, 0)
             every, longest = choices.passages_every, choices.longest_passage
             found.append(Source(passages, passage_ids, long, longest, every, has_mover=False))
-    if choices.language_every and stage != "static":
+    if choices.language_every and has_layers(choices, stage):
         written = material.training  # as they are: paraphrases of templates teach the language too
         pairs = sampler(written, ids, choices.language_pairs, 0, 1)
         every = choices.language_every if found else 1
@@ -125,27 +130,48 @@ def keep_part(network: SimBert, before: dict[str, torch.Tensor], share: float) -
             value.copy_(before[name] + share * (value - before[name]))
 
 
+def mined(choices: argparse.Namespace, material: Material, network: SimBert) -> Neighbours | None:
+    """Set up the mining of hard negatives where it is asked for."""
+    asked = mining(choices)
+    if asked is None:
+        return None
+    return Neighbours(network.table, material.ids, material.training, asked, choices.longest, choices.seed)
+
+
 def run(choices: argparse.Namespace, stop_at: int | None = None) -> SimBert:
     """Train the stages and export the model folder; `stop_at` ends the last stage early at that step, as a kill would."""
     torch.set_num_threads(choices.threads)
-    torch.manual_seed(choices.seed)
-    device = torch.device(
-        "cuda" if choices.device == "cuda" or (choices.device == "auto" and torch.cuda.is_available()) else "cpu"
-    )
+    processes, device = join(choices.device)
+    try:
+        return _run(choices, processes, device, stop_at)
+    finally:
+        leave()
+
+
+def _run(choices: argparse.Namespace, processes: Processes, device: torch.device, stop_at: int | None) -> SimBert:
+    """Do what `run` says as one of `processes`, on `device`."""
     work = choices.work or choices.out.with_name(choices.out.name + ".work")
     work.mkdir(parents=True, exist_ok=True)
+    if not processes.is_first:
+        processes.wait()  # until the first one has left everything in the work folder
     material, vectors, weights = prepare(choices, work)
+    if processes.is_first:
+        processes.wait()
     search = question_search(material.held, material.training, 2_000, 10_000, choices.seed)
     looked_at = [labelled(file, material.tokenizer) for file in choices.development]
-    if not (work / "development").exists():
+    if processes.is_first and not (work / "development").exists():
         write_question_search(work / "development" / "questions", material.held, search)
         unseen = draw_paragraphs(
             text_files(choices.text, choices.leave_out_text), 150, choices.seed, skip=choices.passages
         )
         write_passage_search(work / "development" / "passages", unseen, choices.seed, 1_000)
     torch.manual_seed(choices.seed)
-    config = bert_config(len(weights), choices.hidden, choices.layers, choices.heads, choices.inner, choices.positions)
-    network = SimBert(config, choices.dim, len(material.training.families))
+    config = bert_config(
+        len(weights), choices.hidden, choices.layers, choices.heads, choices.inner, choices.positions, choices.dropout
+    )
+    network = SimBert(config, choices.dim, len(material.training.families), choices.embedding_noise)
+    if choices.gradient_checkpointing:
+        network.keep_less()
     network.start_from(vectors, weights)
     network.to(device)
     checkpoint, rows = work / "checkpoint.pt", list[dict[str, float | str]]()
@@ -173,17 +199,23 @@ def run(choices: argparse.Namespace, stop_at: int | None = None) -> SimBert:
             checkpoint,
             measured,
             stop_at if stage == choices.stages[-1] else None,
+            processes,
+            mined(choices, material, network) if stage != "static" else None,
         )
         if not one.layers:
             network.keep_table()
         rows.extend(progress.rows)
         if stop_at is not None and stage == choices.stages[-1]:
             return network
-        save(finished, network, None, stage, progress)
+        if processes.is_first:
+            save(finished, network, None, stage, progress)
+            checkpoint.unlink(missing_ok=True)
+            write_curves(rows, work)
         keep_part(network, before, choices.keep if stage == "similar" else 1.0)
-        checkpoint.unlink(missing_ok=True)
-        write_curves(rows, work)
-    layers = choices.stages[-1] != "static"
+        processes.wait()
+    if not processes.is_first:
+        return network
+    layers = has_layers(choices, choices.stages[-1])
     found = measure(network, material.ids, material.held, search, layers, choices.longest)
     say(f"development, as exported: {json.dumps({name: round(value, 2) for name, value in found.items()})}")
     card = {

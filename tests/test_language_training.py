@@ -10,7 +10,7 @@ from tokenizers import Tokenizer
 from scripts.training.language import language_loss, masked_batch, seq2seq_batch, unilm_mask
 from scripts.training.network import SimBert, bert_config
 from scripts.training.pairs import Pairs, balanced
-from scripts.training.stages import schedule, turn_of
+from scripts.training.recipe import schedule, turn_of
 from scripts.training.vocabulary import STAND_INS, build_tokenizer, normalizer, simplified
 
 TEXTS = st.lists(st.integers(5, 49), min_size=1, max_size=9).map(lambda inner: np.array([2, *inner, 3], dtype=np.int64))

@@ -2,7 +2,6 @@
 
 import csv
 import json
-from argparse import Namespace
 from pathlib import Path
 
 import numpy as np
@@ -16,55 +15,18 @@ from transformers import AutoTokenizer
 
 from models.encoder import Encoder
 from scripts.train_simbert import keep_part, run
-from scripts.training.choices import parser
 from scripts.training.first_vectors import count_neighbours, inverse_document_frequency, ppmi, reduced
 from scripts.training.network import SimBert, bert_config
 from scripts.training.pairs import Sampler, read_pairs, split, tokenize
 from scripts.training.passages import cloze
 from scripts.training.vocabulary import SPECIALS, build_tokenizer, is_cjk, text_files
-
-QUESTIONS = [
-    "怎么还款",
-    "如何办理还款",
-    "银行卡丢了怎么办",
-    "卡丢失如何处理",
-    "密码忘记了",
-    "忘了密码怎么找回",
-    "how to log in",
-    "登录 app 的方法",
-]
-PARAGRAPHS = [
-    "图书馆每天早上八点开门，学生凭校园卡进入。借书期限是三十天，可以续借一次！逾期会收取费用。",
-    "退货需要在七天之内提出申请，商品必须完好。客服会在两个工作日里回复；运费由买家承担。退款原路返回。",
-    "选课系统在开学前一周开放，先选必修课程。名额满了以后可以排队，有人退课会自动补上。请留意通知。",
-]
+from tiny_training import EVERYTHING, PARAGRAPHS, QUESTIONS, choices, write_corpus
 
 
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Write pairs.tsv and text/ of a tiny corpus."""
-    folder = tmp_path_factory.mktemp("corpus")
-    lines = []
-    for number in range(12):
-        for first in range(0, len(QUESTIONS), 2):
-            lines.append(f"{QUESTIONS[first]}{number}\t{QUESTIONS[first + 1]}{number}\t1\tfaq/train")
-            lines.append(f"{QUESTIONS[first]}{number}\t{QUESTIONS[(first + 3) % 8]}{number}\t0\tfaq/train")
-            lines.append(f"{QUESTIONS[first]}甲{number}\t{QUESTIONS[first]}乙{number}\t1\tother")
-    (folder / "pairs.tsv").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    (folder / "text").mkdir()
-    (folder / "text" / "campus.txt").write_text("\n".join(PARAGRAPHS * 6) + "\n", encoding="utf-8")
-    return folder
-
-
-def choices(corpus: Path, out: Path, *more: str) -> Namespace:
-    """Give the command line of a tiny training run."""
-    tiny = (
-        "--steps 5 6 --characters 200 --pieces 60 --hidden 24 --layers 2 --heads 2 --inner 48 --positions 32 --dim 16"
-    )
-    sizes = "--passages 20 --passages-every 3 --positives 4 --negatives 2 --longest 12 --longest-passage 30"
-    rest = "--max-tokens 32 --held-out 0.1"
-    files = ["--pairs", str(corpus / "pairs.tsv"), "--text", str(corpus / "text"), "--out", str(out), "--device", "cpu"]
-    return parser("").parse_args([*files, *tiny.split(), *sizes.split(), *rest.split(), *more])
+    return write_corpus(tmp_path_factory.mktemp("corpus"))
 
 
 @pytest.fixture(scope="module")
@@ -74,13 +36,27 @@ def trained(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Sim
     return run(choices(corpus, out)), out
 
 
-@pytest.mark.parametrize(("stages", "steps"), [(["static"], 3), (["static", "similar"], 2)])
-def test_a_resumed_run_equals_an_uninterrupted_one(corpus: Path, tmp_path: Path, stages: list[str], steps: int) -> None:
+ALL_STAGES = ["static", "language", "similar", "supervised"]
+
+
+@pytest.mark.parametrize(
+    ("stages", "steps", "more"),
+    [
+        (["static"], 3, ["--mixup", "0.5", "--embedding-noise", "0.1"]),
+        (["static", "similar"], 2, []),
+        (["static", "similar"], 3, EVERYTHING),
+        (ALL_STAGES, 3, [*EVERYTHING, "--steps", "2", "2", "2", "5"]),
+    ],
+)
+def test_a_resumed_run_equals_an_uninterrupted_one(
+    corpus: Path, tmp_path: Path, stages: list[str], steps: int, more: list[str]
+) -> None:
     """A run that is stopped at a checkpoint and started again ends with the weights of a run that was not."""
-    whole = run(choices(corpus, tmp_path / "whole", "--stages", *stages))
-    run(choices(corpus, tmp_path / "broken", "--stages", *stages), stop_at=steps)
+    more = ["--stages", *stages, *more]
+    whole = run(choices(corpus, tmp_path / "whole", *more))
+    run(choices(corpus, tmp_path / "broken", *more), stop_at=steps)
     assert (tmp_path / "broken.work" / "checkpoint.pt").exists()
-    resumed = run(choices(corpus, tmp_path / "broken", "--stages", *stages))
+    resumed = run(choices(corpus, tmp_path / "broken", *more))
     for name, value in whole.state_dict().items():
         assert torch.equal(value, resumed.state_dict()[name]), name
 

@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import get_args
 
 from models.losses import InBatch
-from scripts.training.stages import Recipe
+from scripts.training.neighbours import Mining
+from scripts.training.recipe import Precision, Recipe
 
-STAGES = ("static", "language", "similar")
+STAGES = ("static", "language", "similar", "supervised")
 
 
 def parser(description: str) -> argparse.ArgumentParser:
@@ -24,12 +25,13 @@ def parser(description: str) -> argparse.ArgumentParser:
         "--minutes",
         type=float,
         nargs="+",
-        default=[10.0, 60.0, 80.0],
-        help="of training in stages static, language, similar",
+        default=[10.0, 60.0, 80.0, 10.0],
+        help="of training in stages static, language, similar, supervised",
     )
     add("--steps", type=int, nargs="+", help="in place of --minutes: steps of each stage, the same on every machine")
     add("--seed", type=int, default=1)
     add("--device", default="auto", choices=("auto", "cpu", "cuda"))
+    add("--precision", default="auto", choices=get_args(Precision), help="of the layers; auto: bf16 where it is faster")
     add("--threads", type=int, default=1, help="CPU threads")
     add(
         "--leave-out-pairs",
@@ -87,7 +89,8 @@ def parser(description: str) -> argparse.ArgumentParser:
     add("--cap", type=int, default=40_000, help="positive pairs of one family in an epoch")
     add("--longest", type=int, default=40, help="tokens of a question that are read in training")
     add("--longest-passage", type=int, default=128)
-    add("--rates", type=float, nargs="+", default=[2e-3, 5e-4, 4e-4], help="learning rate of each stage")
+    add("--rates", type=float, nargs="+", default=[2e-3, 5e-4, 4e-4, 1e-4], help="learning rate of each stage")
+    add("--layer-decay", type=float, default=1.0, help="factor of the rate from each layer to the one below it")
     add(
         "--word-rate",
         type=float,
@@ -102,14 +105,47 @@ def parser(description: str) -> argparse.ArgumentParser:
     )
     add("--loss", choices=get_args(InBatch), default="softmax", help="in-batch loss; formulas in models/losses.py")
     add("--scale", type=float, default=20.0, help="factor of similarities in the in-batch loss")
-    add("--pair-weight", type=float, default=2.0, help="weight of the labelled pairs' loss")
+    per_stage = "one number per stage"
+    add(
+        "--in-batch-weight",
+        type=float,
+        nargs="+",
+        default=[1.0, 1.0, 1.0, 0.0],
+        help=f"weight of the in-batch loss, {per_stage}",
+    )
+    add(
+        "--pair-weight",
+        type=float,
+        nargs="+",
+        default=[2.0, 2.0, 2.0, 0.0],
+        help=f"weight of the labelled pairs' thresholds, {per_stage}",
+    )
+    add(
+        "--cosent-weight",
+        type=float,
+        nargs="+",
+        default=[0.0, 0.0, 0.0, 1.0],
+        help=f"weight of CoSENT over the labelled pairs of each family, {per_stage}",
+    )
     add(
         "--mover-weight",
         type=float,
         nargs="+",
-        default=[0.0, 0.0, 1.0],
-        help="weight of the relaxed mover loss, one number per stage",
+        default=[0.0, 0.0, 1.0, 0.0],
+        help=f"weight of the relaxed mover loss, {per_stage}",
     )
+    add("--mixup", type=float, default=0.0, help="strength of mixed rows in the in-batch loss (similarity.py); 0: none")
+    add("--embedding-noise", type=float, default=0.0, help="of token vectors in training, as a share of their size")
+    add("--dropout", type=float, default=0.0, help="in the layers")
+    add("--gradient-checkpointing", action="store_true", help="compute inner values twice to save memory")
+    add(
+        "--hard-negatives",
+        type=int,
+        default=0,
+        help="mined texts in a batch of question pairs, in stages after static; 0: none",
+    )
+    add("--hard-ranks", type=int, nargs=2, default=[20, 100], help="ranks that mined texts are drawn from")
+    add("--hard-pool", type=int, default=50_000, help="texts that are searched")
     add("--held-out", type=float, default=0.01, help="share of groups kept for development")
     add("--checkpoint-minutes", type=float, default=5.0)
     add("--max-tokens", type=int, default=512, help="serving cuts texts there (moverank.json)")
@@ -129,19 +165,37 @@ def nth(numbers: Sequence[float], stage: str) -> float:
     return float(numbers[min(STAGES.index(stage), len(numbers) - 1)])
 
 
+def has_layers(choices: argparse.Namespace, stage: str) -> bool:
+    """Say whether `stage` trains the layers: not before a stage that does, and "static" never does."""
+    before = choices.stages[: choices.stages.index(stage) + 1]
+    return bool({"language", "similar"} & set(before))
+
+
+def mining(choices: argparse.Namespace) -> Mining | None:
+    """Collect how hard negatives are mined, if they are."""
+    number, (first, last) = choices.hard_negatives, choices.hard_ranks
+    return Mining(number, first, last, choices.hard_pool) if number else None
+
+
 def recipe(choices: argparse.Namespace, stage: str) -> Recipe:
     """Collect the choices of `stage`; a list of numbers is in the order of STAGES and repeats its last one."""
-    layers = stage != "static"
+    layers = has_layers(choices, stage)
     return Recipe(
         name=stage,
         layers=layers,
         rate=nth(choices.rates, stage),
         word_rate=choices.word_rate if layers else 1.0,
+        layer_decay=choices.layer_decay,
         steps=int(nth(choices.steps, stage)) if choices.steps else 0,
         seconds=nth(choices.minutes, stage) * 60,
         loss=choices.loss,
         scale=choices.scale,
-        pair_weight=choices.pair_weight,
+        in_batch_weight=nth(choices.in_batch_weight, stage),
+        pair_weight=nth(choices.pair_weight, stage),
         mover_weight=nth(choices.mover_weight, stage),
+        cosent_weight=nth(choices.cosent_weight, stage),
+        mixup=choices.mixup,
         checkpoint_s=choices.checkpoint_minutes * 60,
+        seed=choices.seed,
+        precision=choices.precision,
     )

@@ -1,7 +1,6 @@
 """Write a trained network as a model folder that transformers and sentence-transformers load too, and its curves."""
 
 import csv
-import json
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,37 +13,8 @@ import torch
 from safetensors.torch import save_file
 from tokenizers import Tokenizer
 
+from scripts.model_folder import make_readable, write_dense, write_json, write_modules, write_tokenizer
 from scripts.training.network import SimBert
-
-_SENTENCE = "sentence_transformers.models"
-
-
-def write_json(file: Path, content: object) -> None:
-    """Write `content` as indented JSON; missing folders are made."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(json.dumps(content, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
-
-
-def _tokenizer_config(max_tokens: int) -> dict[str, object]:
-    """Describe the tokenizer for AutoTokenizer: it reads tokenizer.json as it is."""
-    return {
-        "tokenizer_class": "PreTrainedTokenizerFast",
-        "model_max_length": max_tokens,
-        "do_lower_case": True,
-        "unk_token": "[UNK]",
-        "pad_token": "[PAD]",
-        "cls_token": "[CLS]",
-        "sep_token": "[SEP]",
-        "mask_token": "[MASK]",
-        "model_input_names": ["input_ids", "token_type_ids", "attention_mask"],
-    }
-
-
-def write_tokenizer(tokenizer: Tokenizer, folder: Path, max_tokens: int) -> None:
-    """Write `tokenizer`, which cuts texts to `max_tokens`, as AutoTokenizer reads it."""
-    tokenizer.enable_truncation(max_tokens)
-    tokenizer.save(str(folder / "tokenizer.json"))
-    write_json(folder / "tokenizer_config.json", _tokenizer_config(max_tokens))
 
 
 def export(network: SimBert, tokenizer: Tokenizer, folder: Path, card: Mapping[str, object], max_tokens: int) -> None:
@@ -53,7 +23,6 @@ def export(network: SimBert, tokenizer: Tokenizer, folder: Path, card: Mapping[s
     Modules: Transformer → WordWeights → Pooling mean → Dense → Normalize, which give normalise(Dense(mean_i w_i h_i)).
     """
     folder.mkdir(parents=True, exist_ok=True)
-    hidden, dim = network.dense.in_features, network.dense.out_features
     tensors = {f"bert.{name}": value for name, value in network.bert.state_dict().items() if "position_ids" not in name}
     # The head under the names of transformers' BertForMaskedLM; its output matrix is that of the input.
     head = "cls.predictions."
@@ -69,49 +38,24 @@ def export(network: SimBert, tokenizer: Tokenizer, folder: Path, card: Mapping[s
     write_json(folder / "config.json", {name: value for name, value in config.items() if not name.startswith("_")})
     write_tokenizer(tokenizer, folder, max_tokens)
     kinds = ("Transformer", "WordWeights", "Pooling", "Dense", "Normalize")
-    modules = [
-        {"idx": place, "name": str(place), "path": f"{place}_{kind}" if place else "", "type": f"{_SENTENCE}.{kind}"}
-        for place, kind in enumerate(kinds)
-    ]
-    write_json(folder / "modules.json", modules)
-    loading = {"max_seq_length": max_tokens, "do_lower_case": False, "model_args": {"add_pooling_layer": False}}
-    write_json(folder / "sentence_bert_config.json", loading)
-    write_json(
-        folder / "config_sentence_transformers.json",
-        {"model_type": "SentenceTransformer", "similarity_fn_name": "cosine"},
-    )
+    places = write_modules(folder, kinds, max_tokens, {"add_pooling_layer": False})
     weights = network.weights().detach().cpu()
     words = [token for token, _ in sorted(tokenizer.get_vocab().items(), key=lambda item: item[1])]
     rounded = {word: round(float(weight), 5) for word, weight in zip(words, weights, strict=True)}
-    word_weights = folder / "1_WordWeights"
-    write_json(word_weights / "config.json", {"vocab": words, "word_weights": rounded, "unknown_word_weight": 1.0})
-    save_file(
-        {"emb_layer.weight": torch.tensor([[rounded[word]] for word in words])}, word_weights / "model.safetensors"
-    )
-    pooling = {"embedding_dimension": hidden, "pooling_mode": "mean", "include_prompt": True}
-    write_json(folder / "2_Pooling" / "config.json", pooling)
-    dense = {
-        "in_features": hidden,
-        "out_features": dim,
-        "bias": False,
-        "activation_function": "torch.nn.modules.linear.Identity",
-    }
-    write_json(folder / "3_Dense" / "config.json", dense)
-    save_file(
-        {"linear.weight": network.dense.weight.detach().cpu().contiguous()}, folder / "3_Dense" / "model.safetensors"
-    )
-    (folder / "4_Normalize").mkdir(exist_ok=True)
-    write_json(folder / "4_Normalize" / "config.json", {})
+    write_json(places[1] / "config.json", {"vocab": words, "word_weights": rounded, "unknown_word_weight": 1.0})
+    save_file({"emb_layer.weight": torch.tensor([[rounded[word]] for word in words])}, places[1] / "model.safetensors")
+    pooling = {"embedding_dimension": network.dense.in_features, "pooling_mode": "mean", "include_prompt": True}
+    write_json(places[2] / "config.json", pooling)
+    write_dense(places[3], network.dense.weight.detach().cpu().numpy())
     # WRD does not see the scale of the table. WMD does: a mean length of 1 keeps 1 / (1 + WMD) in a useful range.
     table = network.table.detach().cpu().float()
     table = table / torch.linalg.vector_norm(table, dim=1).mean()
     save_file({"table": table.to(torch.float16).contiguous()}, folder / "static.safetensors")
-    for file in folder.rglob("*.safetensors"):
-        file.chmod(0o644)  # safetensors makes them private, but a container serves them as another user
+    make_readable(folder)
     write_json(folder / "moverank.json", card)
 
 
-CURVES = (("loss", "in_batch", "pairs", "mover"), ("spearman", "recall@1", "mrr@10"))
+CURVES = (("loss", "in_batch", "pairs", "mover", "cosent", "seq2seq", "masked"), ("spearman", "recall@1", "mrr@10"))
 """What the upper and the lower pictures show."""
 
 

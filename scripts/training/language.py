@@ -90,9 +90,24 @@ def unilm_mask(prompts: Tensor, length: int) -> Tensor:
     return torch.zeros(seen.shape, device=prompts.device).masked_fill(~seen, -1e9).unsqueeze(1)
 
 
-def language_loss(network: SimBert, batch: LanguageBatch) -> Tensor:
-    """Compute the mean cross-entropy (nats) of the tokens to guess."""
+def share_of(batch: LanguageBatch, lines: NDArray[np.int64]) -> LanguageBatch:
+    """Keep the texts `lines` of a batch, and what is to be guessed in them."""
+    place = np.full(len(batch.ids), -1)
+    place[lines] = np.arange(len(lines))
+    kept = place[batch.rows] >= 0
+    return LanguageBatch(
+        batch.ids[lines],
+        batch.segments[lines],
+        batch.prompts[lines],
+        place[batch.rows[kept]],
+        batch.places[kept],
+        batch.targets[kept],
+    )
+
+
+def language_loss(network: SimBert, batch: LanguageBatch, guesses: float | None = None) -> Tensor:
+    """Compute the mean cross-entropy (nats) of the tokens to guess, or its sum divided by `guesses`."""
     device = network.gate.device
     ids, segments, prompts, rows, places, targets = (torch.from_numpy(np.asarray(part)).to(device) for part in batch)
     logits = network.language(ids, segments, unilm_mask(prompts, ids.shape[1]), rows, places)  # (p, V)
-    return functional.cross_entropy(logits.float(), targets)
+    return functional.cross_entropy(logits.float(), targets, reduction="sum") / (guesses or len(targets))

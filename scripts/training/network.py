@@ -14,7 +14,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
-from transformers import AttentionInterface, BertConfig, BertModel
+from transformers import AttentionInterface, AttentionMaskInterface, BertConfig, BertModel
+from transformers.masking_utils import sdpa_mask
 
 SPECIAL_IDS = 5  # [PAD] 0, [UNK] 1, [CLS] 2, [SEP] 3, [MASK] 4
 _UNKNOWN = 1
@@ -23,20 +24,24 @@ _UNKNOWN = 1
 def _full_precision_attention(
     module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **kwargs: object
 ) -> tuple[Tensor, None]:
-    """Attend in 32 bits: on a CPU the backward pass of bf16 attention is some 25 times slower (heads of 26 dimensions)."""
+    """Attend in 32 bits on a CPU, where the backward pass of bf16 attention is some 25 times slower (heads of 26 dimensions).
+
+    `dropout` is the share of attention weights that transformers wants left out, 0 outside of training.
+    """
+    kind = torch.float32 if query.device.type == "cpu" else query.dtype
+    dropout = float(kwargs.get("dropout", 0.0))  # type: ignore[arg-type]
     with torch.autocast(query.device.type, enabled=False):
-        mask = (
-            None
-            if attention_mask is None
-            else attention_mask.float()
-            if attention_mask.is_floating_point()
-            else attention_mask
+        mask = attention_mask
+        if mask is not None and mask.is_floating_point():
+            mask = mask.to(kind)
+        heads = functional.scaled_dot_product_attention(
+            query.to(kind), key.to(kind), value.to(kind), attn_mask=mask, dropout_p=dropout
         )
-        heads = functional.scaled_dot_product_attention(query.float(), key.float(), value.float(), attn_mask=mask)
     return heads.transpose(1, 2).contiguous().to(value.dtype), None
 
 
 AttentionInterface.register("sdpa_full_precision", _full_precision_attention)
+AttentionMaskInterface.register("sdpa_full_precision", sdpa_mask)  # or transformers leaves masks of padding out, silently
 
 
 class Vectors(NamedTuple):
@@ -47,9 +52,19 @@ class Vectors(NamedTuple):
 
 
 def bert_config(
-    tokens: int, hidden: int = 312, layers: int = 4, heads: int = 12, inner: int = 1248, positions: int = 512
+    tokens: int,
+    hidden: int = 312,
+    layers: int = 4,
+    heads: int = 12,
+    inner: int = 1248,
+    positions: int = 512,
+    dropout: float = 0.0,
 ) -> BertConfig:
-    """Describe the network; ReLU instead of GELU because on a CPU it costs a tenth, no dropout because data is plenty."""
+    """Describe the network; ReLU instead of GELU because on a CPU it costs a tenth.
+
+    `dropout` (Srivastava et al. 2014) is the share of hidden values and attention weights of the layers that a training step
+    leaves out; RoFormer-Sim took 0.2. The bag has none.
+    """
     return BertConfig(
         vocab_size=tokens,
         hidden_size=hidden,
@@ -58,8 +73,8 @@ def bert_config(
         intermediate_size=inner,
         max_position_embeddings=positions,
         hidden_act="relu",
-        hidden_dropout_prob=0.0,
-        attention_probs_dropout_prob=0.0,
+        hidden_dropout_prob=dropout,
+        attention_probs_dropout_prob=dropout,
         pad_token_id=0,
         type_vocab_size=2,
     )
@@ -68,10 +83,16 @@ def bert_config(
 class SimBert(nn.Module):
     """BERT, token weights (softplus of `gate`), projection to `dim`, language-model head, thresholds of the pair families."""
 
-    def __init__(self, config: BertConfig, dim: int, families: int) -> None:
-        """Create the network with random vectors, all weights 1 and residual branches of the layers at zero."""
+    def __init__(self, config: BertConfig, dim: int, families: int, noise: float = 0.0) -> None:
+        """Create the network with random vectors, all weights 1 and residual branches of the layers at zero.
+
+        In training, `noise` · r · z is added to every token's vector before the layers, z ~ N(0, 1) in every dimension, r the
+        vector's root mean square: embedding noise as in NEFTune (arXiv:2310.05914), in the vectors' own unit.
+        """
         super().__init__()
+        self.noise = noise
         self.bert = BertModel(config, add_pooling_layer=False)
+        self.bert.embeddings.word_embeddings.register_forward_hook(self._add_noise)
         self.bert.config._attn_implementation = "sdpa_full_precision"
         self.gate = nn.Parameter(torch.full((config.vocab_size,), 0.5413))  # softplus(0.5413) = 1
         self.dense = nn.Linear(config.hidden_size, dim, bias=False)
@@ -96,6 +117,21 @@ class SimBert(nn.Module):
             noise = torch.randn(words.shape) * random
             words.copy_(0.7 * 0.02 * (torch.from_numpy(vectors) + noise))
             self.gate.copy_(torch.from_numpy(np.log(np.expm1(weights))))
+
+    def _add_noise(self, module: nn.Module, _: object, words: Tensor) -> Tensor | None:
+        """Add the noise of training to token vectors (n, t, hidden); None leaves them as they are."""
+        if not module.training or not self.noise:
+            return None
+        size = words.detach().square().mean(dim=-1, keepdim=True).sqrt()
+        return words + self.noise * size * torch.randn_like(words)
+
+    def keep_less(self) -> None:
+        """Compute the layers' inner values again in the backward pass instead of keeping them (arXiv:1604.06174).
+
+        Memory falls to one hidden state a layer, the price is one more forward pass; larger batches have more negatives.
+        """
+        kept = {"use_reentrant": False}
+        self.bert.activation_checkpointing_enable(activation_checkpointing_kwargs=kept)  # type: ignore[no-untyped-call]
 
     def weights(self) -> Tensor:
         """Give every token's weight (V,), ≥ 0, exactly 0 for the special tokens; [UNK] stands for a word and keeps its own."""
@@ -133,4 +169,7 @@ class SimBert(nn.Module):
     def keep_table(self) -> None:
         """Store the bag's token vectors as the static table (V, dim) that the transport rerank reads."""
         everything = torch.arange(self.gate.shape[0], device=self.gate.device).unsqueeze(1)
+        is_training = self.training
+        self.eval()  # without noise
         self.table.copy_(self.bag(everything).tokens[:, 0])
+        self.train(is_training)
