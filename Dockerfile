@@ -70,7 +70,8 @@ RUN pip uninstall --yes --quiet --root-user-action ignore setuptools wheel pip \
     && useradd --no-log-init --uid 10001 --gid moverank --no-create-home --home-dir /data --shell /usr/sbin/nologin moverank \
     && install --directory --owner moverank --group moverank /data
 # Nothing leaves the machine: no model hub is asked, and ONNX Runtime reports to nobody.
-# 0.0.0.0 is the inside of the container; who can reach it is decided where the port is published.
+# 0.0.0.0 is the inside of the container; who can reach it is decided where the port is published. So the service wants
+# MOVERANK_API_KEYS, or MOVERANK_OPEN=true from whoever publishes it to a safe place only, as docker-compose.yml does.
 ENV PATH=/opt/venv/bin:$PATH \
     PYTHONUNBUFFERED=1 \
     PYTHONDONTWRITEBYTECODE=1 \

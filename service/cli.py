@@ -1,4 +1,4 @@
-"""`moverank serve | reindex`: the commands of the installed service.
+"""`moverank serve | reindex | key`: the commands of the installed service.
 
 What is left out on the command line comes from ``MOVERANK_*`` and ``.env``; see `service.settings`.
 """
@@ -6,12 +6,14 @@ What is left out on the command line comes from ``MOVERANK_*`` and ``.env``; see
 import argparse
 import logging
 import logging.config
+import os
 import signal
 import sys
 from pathlib import Path
 
 import uvicorn
 
+from service.access import check_exposure, new_key
 from service.app import create_app
 from service.errors import ServiceError
 from service.reindex import reindex
@@ -21,7 +23,7 @@ from service.version import VERSION
 LOGGING = {
     "version": 1,
     "disable_existing_loggers": False,
-    "formatters": {"line": {"format": "%(asctime)s %(levelname)s %(name)s %(message)s"}},
+    "formatters": {"line": {"()": "service.log_lines.JsonLines"}},
     "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "line"}},
     "root": {"handlers": ["stderr"], "level": "INFO"},
     "loggers": {
@@ -49,14 +51,26 @@ def main(arguments: list[str] | None = None) -> int:
         "reindex", help="encode a collection anew with the present model; the service must not run"
     )
     renewing.add_argument("collection", nargs="+")
+    making = commands.add_parser(
+        "key",
+        help="make a key: prints it to the screen, and to the output the line for MOVERANK_API_KEYS_FILE, its hash",
+    )
+    making.add_argument("name", help="whose key it is: 1 to 64 letters, digits or . _ -")
+    making.add_argument("role", choices=("read", "write"), help="what it may do")
     for command in (serving, renewing):
         command.add_argument("--data-dir", type=Path, help="folder of collections and jobs (MOVERANK_DATA_DIR)")
         command.add_argument("--model", type=Path, help="encoder folder (MOVERANK_MODEL)")
         command.add_argument("--device", choices=("auto", "cpu", "cuda"), help="where inference runs (MOVERANK_DEVICE)")
     given = vars(parser.parse_args(arguments))
     command, names = given.pop("command"), given.pop("collection", [])
+    name, role = given.pop("name", ""), given.pop("role", "")
     logging.config.dictConfig(LOGGING)
     try:
+        if command == "key":
+            key, line = new_key(name, role)
+            print(f"the key of {name}, shown this once: {key}", file=sys.stderr)
+            print(line)
+            return 0
         settings = Settings(**{name: value for name, value in given.items() if value is not None})
         if command == "serve":
             return serve(settings)
@@ -70,6 +84,8 @@ def main(arguments: list[str] | None = None) -> int:
 
 def serve(settings: Settings) -> int:
     """Run the service until SIGTERM or SIGINT; 1 if it could not start."""
+    has_keys = bool(settings.api_keys.get_secret_value() or settings.read_only_keys.get_secret_value())
+    check_exposure(settings.host, has_keys or settings.api_keys_file is not None, settings.open)
     # uvicorn raises the signal that stopped it again when it has shut down: a stop as asked for exits with 0.
     signal.signal(signal.SIGTERM, lambda *_: None)
     app = create_app(settings)
@@ -89,7 +105,11 @@ def serve(settings: Settings) -> int:
     if app.state.failure is not None:
         print(f"moverank: {app.state.failure}", file=sys.stderr)
         return 1
-    return 0
+    # Everything is written and closed. What the interpreter would still do, taking torch apart, costs seconds.
+    logging.shutdown()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)
 
 
 if __name__ == "__main__":

@@ -46,9 +46,13 @@ class Collection:
         self._unsaved_rows = 0
         self._snapshot_at = time.monotonic()
         self._saving = threading.Lock()
-        self.vectors = self._load_vectors()
-        self.lexical = self._load_lexical()
-        self._catch_up()
+        try:
+            self.vectors = self._load_vectors()
+            self.lexical = self._load_lexical()
+            self._catch_up()
+        except BaseException:
+            self.store.close()
+            raise
 
     @classmethod
     def create(cls, folder: Path, manifest: dict[str, str], device: str) -> "Collection":

@@ -4,12 +4,14 @@ A document that breaks one is refused with a reason that a person can act on; no
 """
 
 import math
+import re
 from collections.abc import Sequence
 from typing import Any, NamedTuple, TypedDict
 
 import orjson
 
 MAX_ID_CHARS = 256
+_STEPS = re.compile(r"[/\\]")
 _KINDS = {
     type(None): "null",
     bool: "a boolean",
@@ -105,6 +107,8 @@ def _wrong_id(id: object) -> str | None:
         return f'"id" must be a string or an integer, not {_kind(id)}'
     if not 1 <= len(id) <= MAX_ID_CHARS:
         return f'"id" must have 1 to {MAX_ID_CHARS} characters, this one has {len(id)}'
+    if {".", ".."} & set(_STEPS.split(id)):
+        return '"id" may not be "." or ".." or a path with such a step: clients resolve these before they send a path'
     return _wrong_characters("the id", id)
 
 

@@ -35,6 +35,8 @@ CREATE TABLE attributes (key TEXT NOT NULL, value NOT NULL, row INTEGER NOT NULL
 CREATE TABLE progress (job TEXT PRIMARY KEY, record TEXT NOT NULL) WITHOUT ROWID;
 """
 
+DAMAGED = (ValueError, KeyError, sqlite3.DatabaseError)
+"""What reading a damaged store may raise."""
 _VARIABLES = 500
 """Values bound in one statement; far below SQLite's limit, and few distinct statements to compile."""
 

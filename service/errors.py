@@ -10,6 +10,7 @@
     ├── NotFound            404  name something that exists
     ├── Conflict            409  resolve what is in the way first
     ├── Overloaded          429  come back later
+    │   └── RateLimited     429  ask less often
     └── NotReady            503  wait for /readyz
 
 One handler (`service.app`) turns them into ``{"error", "error_type", "detail", "message"}``.
@@ -24,10 +25,23 @@ class ServiceError(Exception):
     status = 500
     error_type = "internal"
 
-    def __init__(self, sentence: str, *, retry_after_s: int | None = None) -> None:
+    def __init__(
+        self,
+        sentence: str,
+        *,
+        retry_after_s: int | None = None,
+        reason: str | None = None,
+        param: str | None = None,
+        code: str | None = None,
+    ) -> None:
         super().__init__(sentence)
         self.sentence = sentence
         self.retry_after_s = retry_after_s
+        self.param = param
+        self.code = code
+        """Which field is wrong, and a word for why: for OpenAI's clients."""
+        self.reason = reason or self.error_type
+        """Under which the metrics count it."""
 
 
 class InvalidRequest(ServiceError):
@@ -77,6 +91,12 @@ class Overloaded(ServiceError):
 
     status = 429
     error_type = "overloaded"
+
+
+class RateLimited(Overloaded):
+    """The key has used up what it may ask for at present."""
+
+    error_type = "rate_limited"
 
 
 class NotReady(ServiceError):

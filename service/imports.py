@@ -39,6 +39,7 @@ def import_documents(library: Library, indexer: Indexer, limits: Limits, job: Jo
         recorded = view.progress(job.id)
     job.progress = Progress(**recorded) if recorded else Progress()
     job.begin()
+    job.check()
     format, compression, name = job.options["format"], job.options["compression"], job.options["name"]
     with read_documents(job.spool, format, compression, job.progress.position, limits) as reader:
         import_lines(collection, indexer, reader, name, job)

@@ -218,6 +218,23 @@ class JobRunner:
         states = [job.state for job in list(self._jobs.values())]
         return {state: states.count(state) for state in sorted(set(states))}
 
+    def running(self) -> list[Job]:
+        """Return the jobs that have not ended."""
+        return [job for job in list(self._jobs.values()) if job.state == "running"]
+
+    def cancel(self, id: str) -> Job:
+        """Ask a job to stop at its next batch; when this returns it will not be taken up again, whatever happens.
+
+        Raises:
+            NotFound: there is none of this id.
+        """
+        job = self.get(id)
+        with self._lock:
+            if job.state == "running":
+                self._database.execute("UPDATE jobs SET state = 'cancelled' WHERE id = ? AND state = 'running'", (id,))
+        job.cancel()
+        return job
+
     def close(self) -> None:
         """Stop at the next batch and keep unfinished jobs for the next start, but for those that were cancelled."""
         self._stopping.set()
@@ -231,15 +248,19 @@ class JobRunner:
         return Job(id, kind, target, options, self.folder / f"{id}.body", self._stopping)
 
     def _run(self, job: Job) -> None:
+        if self._stopping.is_set():
+            return
         try:
-            job.check()
-            self._work[job.kind](job)
+            self._work[job.kind](job)  # which asks `check` when it knows how far the job was before
         except Stopped:
             return
         except Cancelled:
             self._end(job, "cancelled")
         except ServiceError as error:
-            self._end(job, "failed", error.sentence)
+            if job.is_cancelled:
+                self._end(job, "cancelled")
+            else:
+                self._end(job, "failed", error.sentence)
         except Exception:
             log.exception("job %s failed", job.id)
             self._end(job, "failed", "the job failed by a fault of the service; its log has the reason")

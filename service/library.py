@@ -7,10 +7,11 @@ import shutil
 import threading
 import uuid
 from pathlib import Path
+from typing import TextIO
 
 from service.collections import Collection
-from service.documents import new_manifest
-from service.errors import InvalidRequest, NotFound
+from service.documents import DAMAGED, new_manifest
+from service.errors import InvalidRequest, NotFound, NotReady
 
 NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
 
@@ -30,32 +31,48 @@ class Library:
         self._device = device
         self._folder = data_dir / "collections"
         self._folder.mkdir(parents=True, exist_ok=True)
-        self._owner = (data_dir / "owner.lock").open("w")
-        try:
-            fcntl.flock(self._owner, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            self._owner.close()
-            raise RuntimeError(f"{data_dir} is in use by another moverank process") from error
+        self._owner = claim_folder(data_dir)
         self._lock = threading.Lock()
         self._collections: dict[str, Collection] = {}
+        self.unreadable: dict[str, str] = {}
+        """Collections whose store is damaged, and why it cannot be opened."""
         self._finish_replacements()
         for folder in sorted(self._folder.iterdir()):
             if folder.name.startswith("."):
                 shutil.rmtree(folder)  # half created or half deleted when the process ended
             elif NAME.fullmatch(folder.name):
-                self._collections[folder.name] = Collection(folder, device)
+                self._open(folder)
+
+    def _open(self, folder: Path) -> None:
+        """Open a collection; one that is damaged keeps nobody from the others."""
+        try:
+            self._collections[folder.name] = Collection(folder, self._device)
+            self.unreadable.pop(folder.name, None)
+        except DAMAGED as error:
+            log.error("collection %s cannot be opened: %s", folder.name, error)
+            self.unreadable[folder.name] = str(error)
 
     def names(self) -> list[str]:
-        """Return the names of all collections in order."""
+        """Return the names of all collections that can be used, in order."""
         return sorted(self._collections)
+
+    def open_ones(self) -> list[tuple[str, Collection]]:
+        """Return all collections that can be used with their names."""
+        return list(self._collections.items())
 
     def get(self, name: str) -> Collection:
         """Return a collection.
 
         Raises:
             NotFound: there is none of this name.
+            NotReady: its store is damaged.
         """
         collection = self._collections.get(check_name(name))
+        if collection is None and name in self.unreadable:
+            raise NotReady(
+                f"the files of collection {name!r} are damaged, the log has the reason: put a copy of its folder back "
+                f"and start the service again, or give it up with DELETE /v1/collections/{name}"
+            )
         if collection is None:
             raise NotFound(
                 f"there is no collection {name!r}; PUT /v1/collections/{name} or its first documents create it"
@@ -67,11 +84,12 @@ class Library:
 
         Raises:
             InvalidRequest: FAISS cannot make this index.
+            NotReady: it exists and its store is damaged.
         """
         check_name(name)
         with self._lock:
-            if name in self._collections:
-                return self._collections[name], False
+            if name in self._collections or name in self.unreadable:
+                return self.get(name), False
             try:
                 manifest = new_manifest(fingerprint, dim, codec, index)
                 collection = Collection.create(self._folder / name, manifest, self._device)
@@ -83,11 +101,11 @@ class Library:
     def delete(self, name: str) -> None:
         """Remove a collection with everything in it; searches that run may finish."""
         with self._lock:
-            collection = self.get(name)
-            collection.retire()
             trash = self._folder / f".deleted-{uuid.uuid4().hex}"
-            collection.folder.rename(trash)
-            del self._collections[name]
+            if self.unreadable.pop(name, None) is None:
+                self.get(name).retire()
+            (self._folder / name).rename(trash)
+            self._collections.pop(name, None)
         shutil.rmtree(trash)
 
     def replace(self, name: str, folder: Path) -> None:
@@ -126,6 +144,21 @@ class Library:
                 collection.close()
             self._collections.clear()
         self._owner.close()
+
+
+def claim_folder(data_dir: Path) -> TextIO:
+    """Own a data folder until the file that is returned is closed.
+
+    Raises:
+        RuntimeError: another process uses the folder.
+    """
+    owner = (data_dir / "owner.lock").open("w")
+    try:
+        fcntl.flock(owner, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        owner.close()
+        raise RuntimeError(f"{data_dir} is in use by another moverank process") from error
+    return owner
 
 
 def check_name(name: str) -> str:

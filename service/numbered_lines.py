@@ -20,6 +20,10 @@ _ZSTD_STEP_BYTES = 1 << 10  # 4 bytes of zstd can unpack to 128 KiB, so this man
 _ZSTD_WINDOW_BYTES = 1 << 27
 
 
+DAMAGE = (EOFError, gzip.BadGzipFile, zlib.error, lzma.LZMAError, zstandard.ZstdError)
+"""What decompressors raise where the packed data ends too early or is damaged."""
+
+
 class Row(NamedTuple):
     """A line before it is understood: its bytes without the newline, or why they cannot be had."""
 
@@ -89,7 +93,7 @@ def numbered_rows(blocks: Iterable[bytes], max_line_bytes: int) -> Iterator[Row]
                 return
             else:
                 yield Row(number, piece.removeprefix(codecs.BOM_UTF8), None)
-    except (EOFError, gzip.BadGzipFile, zlib.error, lzma.LZMAError, zstandard.ZstdError) as error:
+    except DAMAGE as error:
         reason = f"the compressed data ends too early or is damaged from here on: {first_line(error)}"
         yield Row(number + 1, b"", reason)
 

@@ -123,6 +123,9 @@ class SearchBody(Body):
     weight: float | None = Field(
         None, ge=0.0, le=1.0, description="0: cosine alone, 1: transport alone; default from the model card."
     )
+    masses: Literal["norm", "uniform", "idf"] | None = Field(
+        None, description="What transport moves: shares of vector lengths (wrd), equal shares (wmd), or of rarity."
+    )
     scope: Literal["pool", "corpus"] = "pool"
     filter: dict[str, Any] | None = Field(None, examples=[{"domain": "bank"}])
     explain: bool = False
@@ -135,6 +138,8 @@ class AlignmentInfo(BaseModel):
     query_tokens: list[tuple[str, int, int]]
     text_tokens: list[tuple[str, int, int]]
     plan: list[tuple[int, int, float, float]] = Field(description="Query token, text token, mass, cost.")
+    matched: float = Field(description="Share of the mass that moved between tokens of cosine 0.5 or more.")
+    unmatched: float
 
 
 class HitInfo(BaseModel):
@@ -187,6 +192,7 @@ class SimilarityBody(Body):
     )
     measures: list[Measure] = Field(["cosine", "wrd", "wmd"], min_length=1)
     explain: bool = False
+    timeout_ms: int | None = Field(None, ge=1, le=3_600_000)
 
 
 class PairResult(BaseModel):
@@ -203,6 +209,7 @@ class SimilarityResults(BaseModel):
     """All pairs, in order."""
 
     results: list[PairResult]
+    partial: bool = Field(description="Whether the deadline came before everything was compared.")
     took_ms: dict[str, float]
 
 
@@ -250,6 +257,13 @@ class ModelInfo(BaseModel):
     lexical_weight: float
 
 
+class LookupModelInfo(BaseModel):
+    """The generator that answers questions to graphs."""
+
+    name: str
+    fingerprint: str
+
+
 class Info(BaseModel):
     """What is running here."""
 
@@ -259,7 +273,23 @@ class Info(BaseModel):
     models: list[ModelInfo]
     limits: dict[str, int]
     collections: int
+    graphs: int
+    lookup_model: LookupModelInfo | None = Field(description="What answers questions to graphs.")
     jobs: dict[str, int]
+    model_id: str = Field(description="From here on: the same in the words of TEI, whose clients read it.")
+    model_sha: str
+    model_dtype: str
+    served_model_name: str
+    model_type: dict[str, Any]
+    max_concurrent_requests: int
+    max_input_length: int
+    max_batch_tokens: int
+    max_batch_requests: int | None
+    max_client_batch_size: int
+    auto_truncate: bool
+    tokenization_workers: int
+    sha: str | None
+    docker_label: str | None
 
 
 class State(BaseModel):

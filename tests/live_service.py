@@ -83,6 +83,7 @@ class ServiceProcess:
             "port": self.port,
             "data_dir": data_dir,
             "model": model,
+            "lookup_model": data_dir / "no-lookup",
             "device": "cpu",
             "runtime": "torch",
             "threads": 1,

@@ -1,11 +1,13 @@
 """service/access.py: which key may do what."""
 
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.access import OPEN_PATHS, Access, split_keys
-from service.errors import Forbidden, Unauthorized
+from service.access import OPEN_PATHS, Access, check_exposure, new_key, split_list
+from service.errors import Forbidden, RateLimited, Unauthorized
 
 WRITE, READ = "writer-key", "reader-key"
 READING = [
@@ -92,5 +94,160 @@ def test_a_basic_authorization_does_not_hide_the_other_header(access: Access) ->
 
 def test_keys_are_separated_by_commas() -> None:
     """Spaces and empty entries are left out, so an empty setting has no key."""
-    assert split_keys(" a, b,,c ,") == ["a", "b", "c"]
-    assert split_keys("") == split_keys(" , ") == []
+    assert split_list(" a, b,,c ,") == ["a", "b", "c"]
+    assert split_list("") == split_list(" , ") == []
+
+
+def test_a_key_that_is_not_ascii_is_compared_byte_by_byte() -> None:
+    """A key in any script opens the service, as UTF-8 in the header; its look-alikes do not."""
+    access = Access(["密钥-é"], [])
+    arrived = "密钥-é".encode().decode("latin-1")  # as the server hands a header over
+    assert access.check("GET", "/info", bearer(arrived)) == "key-1"
+    for wrong in ("密钥-é", "密钥-e", "", "é"):
+        with pytest.raises(Unauthorized):
+            access.check("GET", "/info", bearer(wrong.encode().decode("latin-1") + "x"))
+
+
+def test_a_key_without_a_scheme_is_taken(access: Access) -> None:
+    """Clients that put the bare key into Authorization are understood."""
+    access.check("GET", "/info", {"authorization": WRITE})
+    with pytest.raises(Unauthorized):
+        access.check("GET", "/info", {"authorization": "Bearer"})
+
+
+def write_keys(file: Path, *lines: str) -> None:
+    """Write a file of keys as an editor does: another file in its place."""
+    beside = file.with_suffix(".new")
+    beside.write_text("\n".join(lines) + "\n")
+    beside.replace(file)
+
+
+def test_a_file_of_keys_is_read_again_when_it_changes(tmp_path: Path) -> None:
+    """Keys that are added work at once, those taken out do not, roles change; a broken file changes nothing."""
+    file = tmp_path / "keys"
+    first, line = new_key("web", "write")
+    write_keys(file, "# who may come", "", line, "old read plain-key")
+    access = Access([], [], file)
+    assert access.check("PUT", "/v1/collections/faq", bearer(first)) == "web"
+    assert access.check("GET", "/info", bearer("plain-key")) == "old"
+    second, line = new_key("other", "read")
+    write_keys(file, line)
+    assert access.check("GET", "/info", bearer(second)) == "other"
+    for gone in (first, "plain-key"):
+        with pytest.raises(Unauthorized):
+            access.check("GET", "/info", bearer(gone))
+    with pytest.raises(Forbidden):
+        access.check("PUT", "/v1/collections/faq", bearer(second))
+    write_keys(file, "no such form")
+    assert access.check("GET", "/info", bearer(second)) == "other"
+    file.unlink()
+    assert access.check("GET", "/info", bearer(second)) == "other"
+    write_keys(file, "# nobody")
+    with pytest.raises(Unauthorized):
+        access.check("GET", "/info", bearer(second))
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        ["a read"],
+        ["a admin key"],
+        ["a read key more"],
+        ["a/b read key"],
+        ["a read sha256:12"],
+        ["a read k", "a write l"],
+    ],
+)
+def test_a_wrong_file_of_keys_is_refused_with_its_line_and_without_its_keys(tmp_path: Path, lines: list[str]) -> None:
+    """The sentence names the line; a key that stands in it is not repeated."""
+    file = tmp_path / "keys"
+    write_keys(file, "good read secret-key", *lines)
+    with pytest.raises(ValueError, match=f"line {1 + len(lines)} ") as caught:
+        Access([], [], file)
+    assert "secret-key" not in str(caught.value)
+    with pytest.raises(ValueError, match="cannot be read"):
+        Access([], [], tmp_path / "none")
+
+
+def test_a_new_key_is_kept_as_its_hash_only() -> None:
+    """The line for the file holds a hash; two keys are never the same."""
+    (key, line), (another, _) = (new_key("a", "read") for _ in range(2))
+    assert key not in line
+    assert key != another
+    assert len(key) > 40
+    with pytest.raises(ValueError, match="name of a key"):
+        new_key("a b", "read")
+
+
+@given(rate=st.integers(1, 20), burst=st.integers(1, 10), waits=st.lists(st.floats(0, 2), max_size=40))
+def test_a_key_asks_as_often_as_it_may(rate: int, burst: int, waits: list[float]) -> None:
+    """In any time t a key gets at most burst + rate · t turns, is told when to come back, and then gets one."""
+    now = 0.0
+    access = Access([WRITE], [], rate_per_s=float(rate), burst=burst, clock=lambda: now)
+    turns = 0
+    for wait in waits:
+        now += wait
+        try:
+            access.check("GET", "/info", bearer(WRITE))
+            turns += 1
+        except RateLimited as refusal:
+            now += refusal.retry_after_s or 0
+            access.check("GET", "/info", bearer(WRITE))
+            turns += 1
+        assert turns <= burst + rate * now + 1e-3
+        access.check("GET", "/livez", {})
+
+
+def test_one_key_does_not_use_up_the_turns_of_another() -> None:
+    """Each key has its own turns, whoever asks too often."""
+    access = Access([WRITE], [READ], rate_per_s=0.001, burst=2, clock=lambda: 0.0)
+    for _ in range(2):
+        access.check("GET", "/info", bearer(WRITE))
+    with pytest.raises(RateLimited):
+        access.check("GET", "/info", bearer(WRITE))
+    access.check("GET", "/info", bearer(READ))
+
+
+def test_a_page_of_another_site_changes_nothing() -> None:
+    """What a browser sends for another site's page is refused where it could change something, unless its origin is named."""
+    evil = {"sec-fetch-site": "cross-site", "origin": "https://evil.example"}
+    access = Access([], [])
+    access.check("GET", "/v1/collections", evil)
+    access.check("POST", "/v1/collections/faq/imports", {"sec-fetch-site": "same-origin"})
+    for method, path in (("POST", "/v1/collections/faq/imports"), ("DELETE", "/v1/collections/faq")):
+        with pytest.raises(Forbidden, match="cors_origins"):
+            access.check(method, path, evil)
+        Access([], [], origins=["https://evil.example"]).check(method, path, evil)
+
+
+def test_the_page_is_open_and_what_it_asks_is_not(access: Access) -> None:
+    """Its files can be had without a key; posting to it, and anything that only looks like it, cannot."""
+    for path in ("/", "/web/page.js"):
+        access.check("GET", path, {})
+        with pytest.raises(Unauthorized):
+            access.check("POST", path, {})
+    for path in ("/web", "/web/../v1/collections", "/v1/collections"):
+        with pytest.raises(Unauthorized):
+            access.check("GET", path, {})
+
+
+def test_metrics_are_open_only_if_so_set() -> None:
+    """/metrics needs a key like everything else, unless metrics_open says otherwise."""
+    with pytest.raises(Unauthorized):
+        Access([WRITE], []).check("GET", "/metrics", {})
+    assert Access([WRITE], [], metrics_open=True).check("GET", "/metrics", {}) is None
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1", "example.org", ""])
+def test_nobody_listens_to_the_world_without_a_key(host: str) -> None:
+    """A host that can be reached from elsewhere needs keys, or a word that it is meant so."""
+    with pytest.raises(ValueError, match="MOVERANK_OPEN=true"):
+        check_exposure(host, has_keys=False, is_open=False)
+    check_exposure(host, has_keys=True, is_open=False)
+    check_exposure(host, has_keys=False, is_open=True)
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.8.8.8", "::1", "localhost"])
+def test_loopback_needs_no_key(host: str) -> None:
+    """What only this machine reaches may be open."""
+    check_exposure(host, has_keys=False, is_open=False)

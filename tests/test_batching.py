@@ -1,6 +1,8 @@
 """service/batching.py: what goes through the queue equals the encoder alone, and nobody suffers from another's text."""
 
+import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -13,21 +15,24 @@ from numpy.typing import NDArray
 from conftest import CHARACTERS
 from models.encoder import Encoder, EncoderNetwork, Tokenized, TorchForward
 from models.encoder_folder import read_encoder_folder
-from service.batching import BULK_EVERY, EncodeQueue, Lane, Submission
+from service.batching import BULK_EVERY, MOST_STUCK, EncodeQueue, Lane, Submission
 from service.errors import NotReady, Overloaded
 
-POISON, NOT_A_NUMBER = "j", "i"
+POISON, NOT_A_NUMBER, DEADLY = "j", "i", "h"
 PATIENCE_S = 30.0
-texts = st.lists(st.text(CHARACTERS.replace(POISON, "").replace(NOT_A_NUMBER, ""), min_size=1, max_size=40), max_size=6)
+harmless = "".join(character for character in CHARACTERS if character not in (POISON, NOT_A_NUMBER, DEADLY))
+texts = st.lists(st.text(harmless, min_size=1, max_size=40), max_size=6)
 
 
 class WatchedForward:
-    """The real network, which fails on one token, gives no number for another, and can be held at its door."""
+    """The real network, which fails on one token, gives no number for another, ends its thread at a third, has little memory
+    where told so, and can be held at its door."""
 
     def __init__(self, folder: Path) -> None:
         described = read_encoder_folder(folder, None)
         vocabulary = described.load_tokenizer().get_vocab()
-        self._poison, self._not_a_number = vocabulary[POISON], vocabulary[NOT_A_NUMBER]
+        self._poison, self._not_a_number, self._deadly = (vocabulary[text] for text in (POISON, NOT_A_NUMBER, DEADLY))
+        self.most_tokens: int | None = None
         self._network = TorchForward(EncoderNetwork(described), "cpu")
         self.door = threading.Event()
         self.door.set()
@@ -41,6 +46,10 @@ class WatchedForward:
         self.is_waiting.set()
         assert self.door.wait(PATIENCE_S)
         self.is_waiting.clear()
+        if self.most_tokens is not None and ids.size > self.most_tokens:
+            raise MemoryError(f"{ids.size} tokens do not fit")
+        if (ids == self._deadly).any():
+            sys.exit("this ends a thread without a word")
         if (ids == self._poison).any():
             raise RuntimeError("this network cannot read this token")
         sentences, tokens = self._network(ids, mask)
@@ -250,3 +259,152 @@ def test_waiting_ends_at_the_timeout(start: Callable[..., EncodeQueue], forward:
     second.result(PATIENCE_S)
     assert second.waited_s >= 0.01
     first.result(PATIENCE_S)
+
+
+def test_a_batch_is_the_oldest_text_and_what_is_like_it(
+    start: Callable[..., EncodeQueue], forward: WatchedForward
+) -> None:
+    """Long and short texts that wait together go apart, so that little is padded, and nobody is passed over for ever."""
+    queue = start(max_batch_tokens=96)
+    hold(queue, forward)
+    mixed = ["花" * (30 if i % 3 == 0 else 4) for i in range(30)]
+    waiting = [queue.submit(queue.encoder.tokenize([text]), "interactive") for text in mixed]
+    forward.door.set()
+    for submission in waiting:
+        submission.result(PATIENCE_S)
+    lengths = [[len(row) for row in batch] for batch in forward.batches[1:]]
+    assert all(max(batch) <= 2 * min(batch) for batch in lengths)
+    assert all(len(batch) * max(batch) <= 96 for batch in lengths)
+    assert sum(map(len, lengths)) == 30
+    assert len(lengths) <= 4 + 2 + 2  # ten of 32 by threes, twenty of 6 by sixteens
+    queue.close()
+
+
+def test_a_long_text_is_not_overtaken_for_ever(start: Callable[..., EncodeQueue], forward: WatchedForward) -> None:
+    """A long text goes with the first batch after it is the oldest, however many short ones came after it."""
+    queue = start(max_batch_tokens=32)
+    hold(queue, forward)
+    short = [queue.submit(queue.encoder.tokenize(["还还"]), "interactive") for _ in range(3)]
+    long = queue.submit(queue.encoder.tokenize(["花" * 30]), "interactive")
+    short += [queue.submit(queue.encoder.tokenize(["还还"]), "interactive") for _ in range(60)]
+    forward.door.set()
+    for submission in (*short, long):
+        submission.result(PATIENCE_S)
+    sizes = [max(map(len, batch)) for batch in forward.batches[1:]]
+    assert sizes.index(32) <= 1
+
+
+def test_where_memory_runs_out_batches_become_smaller(
+    start: Callable[..., EncodeQueue], forward: WatchedForward
+) -> None:
+    """A batch that does not fit is halved until it does; everybody is answered, and later batches are no larger."""
+    queue = start(max_batch_tokens=512)
+    forward.most_tokens = 100
+    hold(queue, forward)
+    waiting = [queue.submit(queue.encoder.tokenize(["花呗怎么还款呢"]), "interactive") for _ in range(40)]
+    forward.door.set()
+    for submission in waiting:
+        submission.result(PATIENCE_S)
+    assert queue.budget_tokens <= 128
+    forward.batches.clear()
+    again = queue.submit(queue.encoder.tokenize(["花呗怎么还款呢"] * 40), "bulk")
+    again.result(PATIENCE_S)
+    assert all(len(batch) * max(map(len, batch)) <= queue.budget_tokens for batch in forward.batches)
+    assert queue.budget_tokens >= queue.encoder.max_tokens
+    forward.most_tokens = 1
+    with pytest.raises(MemoryError):
+        queue.submit(queue.encoder.tokenize(["花"]), "interactive").result(PATIENCE_S)
+    forward.most_tokens = None
+    queue.submit(queue.encoder.tokenize(["花"]), "interactive").result(PATIENCE_S)
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_thread_that_dies_is_replaced_and_everybody_is_answered(
+    start: Callable[..., EncodeQueue], forward: WatchedForward
+) -> None:
+    """What ends the thread gets an error of its own; all others of its batch and behind it get their vectors."""
+    queue = start(max_batch_tokens=256)
+    hold(queue, forward)
+    before = [queue.submit(queue.encoder.tokenize([text]), "interactive") for text in ("花呗", "怎么还款")]
+    deadly = queue.submit(queue.encoder.tokenize(["花" + DEADLY]), "interactive")
+    after = [
+        queue.submit(queue.encoder.tokenize([text]), lane) for text, lane in (("信用", "interactive"), ("卡", "bulk"))
+    ]
+    forward.door.set()
+    for submission in (*before, *after):
+        assert np.isfinite(submission.result(PATIENCE_S).sentences).all()
+    with pytest.raises(NotReady, match="ended unexpectedly"):
+        deadly.result(PATIENCE_S)
+    queue.submit(queue.encoder.tokenize(["银行"]), "interactive").result(PATIENCE_S)
+    assert queue.is_alive
+    assert queue.trouble is None
+
+
+def test_a_forward_that_hangs_is_given_up(watched: Encoder, forward: WatchedForward) -> None:
+    """Its caller gets an error in time, those behind it their vectors from another thread; what comes back late confuses nobody."""
+    queue = EncodeQueue(watched, 64, 1_000, 100_000, max_forward_s=0.4)
+    first = hold(queue, forward)
+    behind = queue.submit(queue.encoder.tokenize(["还款"]), "interactive")
+    job = queue.submit(queue.encoder.tokenize(["还"]), "bulk", is_limited=False)
+    with pytest.raises(NotReady, match="did not come back"):
+        first.result(PATIENCE_S)
+    assert queue.trouble is not None
+    assert queue.last_success is None
+    forward.door.set()
+    for submission in (behind, job):
+        submission.result(PATIENCE_S)
+    assert queue.trouble is None
+    queue.close()
+    assert_equal(queue, behind, queue.encoder.tokenize(["还款"]))
+
+
+def test_forwards_that_all_hang_end_the_waiting(watched: Encoder, forward: WatchedForward) -> None:
+    """After as many as may be stuck everybody is told, nothing new is taken; when they come back the queue works again."""
+    queue = EncodeQueue(watched, 8, 1_000, 100_000, max_forward_s=0.2)
+    hold(queue, forward)
+    waiting = [queue.submit(queue.encoder.tokenize(["还款还款还款"]), "interactive") for _ in range(MOST_STUCK + 2)]
+    for submission in waiting:
+        with pytest.raises(NotReady):
+            submission.result(PATIENCE_S)
+    assert queue.is_beyond_repair
+    with pytest.raises(NotReady, match="started again"):
+        queue.submit(queue.encoder.tokenize(["还"]), "interactive")
+    forward.door.set()
+    give_up_at = time.monotonic() + PATIENCE_S
+    while queue.is_beyond_repair:
+        assert time.monotonic() < give_up_at
+        time.sleep(0.01)
+    queue.submit(queue.encoder.tokenize(["还"]), "interactive").result(PATIENCE_S)
+    queue.close()
+
+
+def test_texts_whose_callers_left_make_room(start: Callable[..., EncodeQueue], forward: WatchedForward) -> None:
+    """A full queue whose callers have left takes new texts."""
+    queue = start(64, 4, 1_000)
+    hold(queue, forward)
+    left = [queue.submit(queue.encoder.tokenize(["的了"]), "interactive") for _ in range(4)]
+    with pytest.raises(Overloaded):
+        queue.submit(queue.encoder.tokenize(["的了"]), "interactive")
+    for submission in left:
+        submission.cancel()
+    stays = queue.submit(queue.encoder.tokenize(["的了"]), "interactive")
+    forward.door.set()
+    stays.result(PATIENCE_S)
+    assert queue.depth() == {"interactive": (0, 0), "bulk": (0, 0)}
+
+
+def test_the_time_to_come_back_is_that_of_the_backlog(
+    start: Callable[..., EncodeQueue], forward: WatchedForward
+) -> None:
+    """Retry-After is how long the waiting texts take at the speed seen so far, between a second and a minute."""
+    queue = start(64, 1_000, 200)
+    queue.submit(queue.encoder.tokenize(["的了"]), "interactive").result(PATIENCE_S)
+    for tokens_per_s, expected in ((20.0, 10), (1e6, 1), (0.1, 60)):
+        hold(queue, forward)
+        whole = queue.submit(queue.encoder.tokenize(["的了"] * 49), "interactive")  # 196 tokens
+        queue._tokens_per_s = tokens_per_s
+        with pytest.raises(Overloaded) as caught:
+            queue.submit(queue.encoder.tokenize(["的了"] * 2), "interactive")
+        assert caught.value.retry_after_s == expected
+        forward.door.set()
+        whole.result(PATIENCE_S)

@@ -61,6 +61,11 @@ def compose() -> dict[str, Any]:
     return services
 
 
+def ours() -> list[dict[str, Any]]:
+    """The services of docker-compose.yml that are built here."""
+    return [service for service in compose().values() if "build" in service]
+
+
 def is_sent(path: str) -> bool:
     """Whether .dockerignore lets a path of the repository into the build: the last pattern that matches decides."""
     sent = True
@@ -170,7 +175,7 @@ def test_health_is_readiness() -> None:
     assert command[:2] == ["python", "-c"]
     assert "'GET', '/readyz'" in command[2]
     compile(command[2], "HEALTHCHECK", "exec")
-    for service in compose().values():
+    for service in ours():
         assert service["healthcheck"]["test"] == ["CMD", *command]
         for timing in ("interval", "timeout", "retries"):
             assert f"--{timing}={service['healthcheck'][timing]}" in check
@@ -188,13 +193,22 @@ def test_compose_environment_wins_over_env_file() -> None:
     """A .env written for `make run` cannot move the listener or the data inside the container."""
     inside = {name: value for name, value in environment(final("cpu")).items() if name in SETTINGS}
     assert set(inside) == {"MOVERANK_HOST", "MOVERANK_PORT", "MOVERANK_DATA_DIR"}
-    for service in compose().values():
+    for service in ours():
         assert inside.items() <= service["environment"].items()
+
+
+def test_the_image_wants_a_key_and_compose_is_open_to_this_machine_only() -> None:
+    """An image alone would listen to everybody and so refuses without a key; Compose says open, and publishes to loopback."""
+    assert "MOVERANK_OPEN" not in environment(final("cpu"))
+    for service in ours():
+        assert service["environment"]["MOVERANK_OPEN"] == "${MOVERANK_OPEN:-true}"
+    for service in compose().values():
+        assert all(port.startswith("127.0.0.1:") for port in service["ports"])
 
 
 def test_compose_is_confined() -> None:
     """Each service is reachable from this machine only, writes to its volume only, and gains no privilege."""
-    for service in compose().values():
+    for service in ours():
         assert service["ports"] == ["127.0.0.1:${MOVERANK_PORT:-8000}:8000"]
         assert service["read_only"] is True
         assert service["cap_drop"] == ["ALL"]
@@ -207,7 +221,7 @@ def test_compose_is_confined() -> None:
 def test_compose_waits_longer_than_the_service_drains() -> None:
     """Requests in flight are answered before the engine kills the process."""
     drain: int = Settings.model_fields["drain_timeout_s"].default
-    for service in compose().values():
+    for service in ours():
         assert int(service["stop_grace_period"].removesuffix("s")) > drain
 
 
@@ -228,7 +242,7 @@ def test_gpu_profile_reserves_a_device_and_refuses_without_one() -> None:
 def test_build_arguments_of_compose_are_declared() -> None:
     """A build argument that Compose passes on is read by the stages it is meant for."""
     found = stages()
-    for service in compose().values():
+    for service in ours():
         read = {rest.split("=")[0] for stage in ("", "build", f"build-{service['build']['target']}")
                 for word, rest in found[stage] if word == "ARG"}  # fmt: skip
         assert set(service["build"]["args"]) <= read

@@ -4,6 +4,7 @@ import gzip
 import itertools
 import json
 import lzma
+import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -286,6 +287,45 @@ def test_what_was_cancelled_before_its_turn_does_not_come_back(site: Site, small
     assert runner.get(first.id).state == "done"
     runner.close()
     assert len(site.documents()) == 900
+
+
+def test_a_cancelled_job_does_not_come_back_after_a_power_failure(site: Site, small_windows: None) -> None:
+    """When `cancel` has returned, a process that is killed before the job noticed does not take it up again."""
+    runner = site.start()
+    job = site.submit(runner, many(900))
+    wait(job, lambda job: job.progress.done > 0)
+    runner.cancel(job.id)
+    copied = site.folder.with_name("as the disk was")
+    copied.mkdir()
+    with sqlite3.connect(site.folder / "jobs.db") as now, sqlite3.connect(copied / "jobs.db") as then:
+        now.backup(then)
+    wait(job)
+    runner.close()
+    again = JobRunner(copied, {})
+    assert again.get(job.id).state == "cancelled"
+    again.close()
+    with pytest.raises(NotFound):
+        runner.cancel("none")
+
+
+def test_a_resumed_job_that_is_cancelled_at_once_keeps_its_count(site: Site, small_windows: None) -> None:
+    """What a job did before the restart counts, even if it is cancelled before its first batch after it."""
+    runner = site.start()
+    job = site.submit(runner, many(900))
+    wait(job, lambda job: job.progress.done > 0)
+    runner.close()
+    done = len(site.documents())
+    assert 0 < done < 900
+    held = threading.Event()
+    work = {
+        "import": lambda job: (held.wait(PATIENCE_S), import_documents(site.library, site.indexer, Limits(), job))[1]
+    }
+    runner = JobRunner(site.folder, work)
+    resumed = runner.cancel(job.id)
+    held.set()
+    wait(resumed)
+    assert (resumed.state, resumed.progress.done) == ("cancelled", done)
+    runner.close()
 
 
 @pytest.mark.parametrize("is_running", [False, True])

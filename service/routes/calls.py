@@ -6,8 +6,9 @@ waiting, and what has not begun is not begun.
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import Executor, Future
+from contextvars import copy_context
 from typing import Annotated, Any, TypeVar
 
 import orjson
@@ -89,13 +90,29 @@ Ready = Annotated[Runtime, Depends(ready_runtime)]
 
 
 def json_response(content: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:
-    """Answer with JSON."""
-    return Response(orjson.dumps(content), status, headers, media_type="application/json")
+    """Answer with JSON; rows of arrays become lists of numbers."""
+    body = orjson.dumps(content, option=orjson.OPT_SERIALIZE_NUMPY)
+    return Response(body, status, headers, media_type="application/json")
+
+
+def check_most(what: str, count: int, limit: str, most: int) -> None:
+    """Refuse more than a limit allows.
+
+    Raises:
+        TooLarge: names the limit.
+    """
+    if count > most:
+        raise TooLarge(f"{what} has {count} entries, at most {limit} = {most} are allowed", param=what)
+
+
+def timing_header(took_ms: Mapping[str, float]) -> dict[str, str]:
+    """Return the header that says where the time went: for the caller, and for the log and the metrics."""
+    return {"Server-Timing": ", ".join(f"{stage};dur={ms}" for stage, ms in took_ms.items())}
 
 
 async def in_pool(request: Request, pool: Executor, function: Callable[..., T], *arguments: Any) -> T:
     """Run a function in a thread pool and wait for it while the caller waits."""
-    future = pool.submit(function, *arguments)
+    future = pool.submit(copy_context().run, function, *arguments)
     await wait_for(request, [future], None)
     return future.result()
 

@@ -15,6 +15,7 @@ from service.errors import InvalidRequest
 from service.jobs import Job
 from service.library import check_name
 from service.routes.calls import Ready, json_response, limited_stream
+from service.runtime import Runtime
 from service.schemas import JobAccepted, JobInfo
 
 router = APIRouter(prefix="/v1", tags=["jobs"])
@@ -49,6 +50,14 @@ async def post_import(request: Request, runtime: Ready, name: str) -> Response:
     # Not `in_pool`: looking whether the caller is there would read, and lose, what the caller sends.
     collection, _ = await asyncio.wrap_future(runtime.write_pool.submit(runtime.create_collection, name))
     collection.check_model(runtime.encoder.fingerprint)
+    id, spool = await spooled_body(request, runtime)
+    options = {"format": format, "compression": compression_of(spool), "name": id}
+    job = await asyncio.to_thread(runtime.jobs.submit, id, "import", name, options)
+    return json_response({"job": job.id}, 202)
+
+
+async def spooled_body(request: Request, runtime: Runtime) -> tuple[str, Path]:
+    """Take a body of any length; return the id of a job to come and the durable file with the body."""
     id, spool = runtime.jobs.new_spool()
     try:
         with spool.open("wb") as file:
@@ -58,9 +67,7 @@ async def post_import(request: Request, runtime: Ready, name: str) -> Response:
     except BaseException:
         spool.unlink(missing_ok=True)
         raise
-    options = {"format": format, "compression": _compression(spool), "name": id}
-    job = await asyncio.to_thread(runtime.jobs.submit, id, "import", name, options)
-    return json_response({"job": job.id}, 202)
+    return id, spool
 
 
 @router.get("/jobs/{id}", response_model=JobInfo)
@@ -78,8 +85,7 @@ async def get_job_events(runtime: Ready, id: str) -> EventSourceResponse:
 @router.delete("/jobs/{id}", response_model=JobInfo)
 async def delete_job(runtime: Ready, id: str) -> Response:
     """Cancel a job at its next batch; what it has written stays."""
-    job = runtime.jobs.get(id)
-    job.cancel()
+    job = await asyncio.to_thread(runtime.jobs.cancel, id)
     for _ in range(100):
         if job.state != "running":
             break
@@ -96,7 +102,8 @@ async def _events(job: Job) -> AsyncIterator[dict[str, str]]:
         await asyncio.sleep(EVENT_INTERVAL_S)
 
 
-def _compression(spool: Path) -> str | None:
+def compression_of(spool: Path) -> str | None:
+    """Return how a file is compressed, by its first bytes."""
     with spool.open("rb") as file:
         start = file.read(8)
     return next((name for magic, name in _MAGIC.items() if start.startswith(magic)), None)

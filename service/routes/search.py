@@ -6,20 +6,18 @@ from typing import Any
 
 from fastapi import APIRouter, Request, Response
 
-from service.alignment import Alignment, EncodedText, PairSimilarity, compare, encoded_texts
+from service.alignment import Alignment, EncodedText, PairSimilarity, compare_until
 from service.batching import Submission
-from service.document_rules import wrong_text
 from service.errors import InvalidRequest
 from service.filters import parse_filter
-from service.routes.calls import JsonRoute, Ready, in_pool, json_response, until_encoded
+from service.observability import note
+from service.routes.calls import JsonRoute, Ready, in_pool, json_response, timing_header, until_encoded
+from service.routes.encoding import check_faults, read_texts
 from service.runtime import Runtime
 from service.schemas import SearchBody, SearchResults, SimilarityBody, SimilarityResults
 from service.search import Answer, Hit, SearchOptions, Timings
 
 router = APIRouter(prefix="/v1", tags=["search"], route_class=JsonRoute)
-
-INLINE_CHARS = 2_000
-"""Up to here a thread's hand-over takes longer than tokenizing."""
 
 
 @router.post("/collections/{name}/search", response_model=SearchResults)
@@ -35,13 +33,23 @@ async def post_search(request: Request, runtime: Ready, name: str, body: SearchB
         raise InvalidRequest("query is an empty list")
     _check_most("queries", len(texts), "max_queries", settings.max_queries)
     options = _options(body, runtime)
-    truncated, queries = await _encoded(request, runtime, texts, "query", deadline, timings)
-    if queries is None:
-        answers = [Answer(is_partial=True) for _ in texts]
-    else:
-        answers = await in_pool(
-            request, runtime.search_pool, runtime.searcher.search, collection, queries, options, deadline, timings
-        )
+    with runtime.gate.enter(len(texts)):
+        truncated, queries = await _encoded(request, runtime, texts, "query", deadline, timings)
+        if queries is None:
+            answers = [Answer(is_partial=True) for _ in texts]
+        else:
+            answers = await in_pool(
+                request, runtime.search_pool, runtime.searcher.search, collection, queries, options, deadline, timings
+            )
+    proofs = [answer.certificate for answer in answers if answer.certificate is not None]
+    note(
+        request.scope,
+        queries=len(texts),
+        documents=len(collection.vectors),
+        solved=sum(proof.solved for proof in proofs),
+        pruned=sum(proof.pruned for proof in proofs),
+        partial=any(answer.is_partial for answer in answers),
+    )
     content = {
         "results": [
             {
@@ -63,43 +71,34 @@ async def post_similarity(request: Request, runtime: Ready, body: SimilarityBody
     timings = Timings()
     _check_most("pairs", len(body.pairs), "max_documents", runtime.settings.max_documents)
     texts = [text for pair in body.pairs for text in pair]
-    deadline = time.monotonic() + runtime.settings.default_timeout_ms / 1e3
-    _, encoded = await _encoded(request, runtime, texts, "pairs", deadline, timings)
-    if encoded is None:
-        raise InvalidRequest(
-            f"the pairs cannot be compared within default_timeout_ms = {runtime.settings.default_timeout_ms}; send fewer"
-        )
-    compared = await in_pool(request, runtime.search_pool, _compare_all, encoded, body)
+    deadline = time.monotonic() + (body.timeout_ms or runtime.settings.default_timeout_ms) / 1e3
+    with runtime.gate.enter(1):
+        truncated, encoded = await _encoded(request, runtime, texts, "pairs", deadline, timings)
+        if encoded is None:
+            either = [first or second for first, second in zip(truncated[::2], truncated[1::2], strict=True)]
+            compared, is_partial = [PairSimilarity(None, None, None, is_cut, None) for is_cut in either], True
+        else:
+            compared, is_partial = await in_pool(
+                request, runtime.search_pool, compare_until, encoded, body.measures, body.explain, deadline
+            )
     timings.lap("rerank")
-    return _timed({"results": [_pair(pair) for pair in compared]}, timings)
-
-
-def _compare_all(texts: list[EncodedText], body: SimilarityBody) -> list[PairSimilarity]:
-    return [compare(*pair, body.measures, body.explain) for pair in zip(texts[::2], texts[1::2], strict=True)]
+    note(request.scope, texts=len(texts), partial=is_partial)
+    return _timed({"results": [_pair(pair) for pair in compared], "partial": is_partial}, timings)
 
 
 async def _encoded(
     request: Request, runtime: Runtime, texts: Sequence[str], what: str, deadline: float, timings: Timings
 ) -> tuple[list[bool], list[EncodedText] | None]:
     """Tokenize and encode texts; return which are truncated and, unless the deadline came first, their vectors."""
-    for i, text in enumerate(texts):
-        if fault := wrong_text(text, runtime.limits):
-            raise InvalidRequest(f"{what}[{i}]: {fault}" if len(texts) > 1 else f"{what}: {fault}")
-    if sum(map(len, texts)) <= INLINE_CHARS:
-        tokenized = runtime.encoder.tokenize(texts)
-    else:
-        tokenized = await in_pool(request, runtime.search_pool, runtime.encoder.tokenize, texts)
-    for i, each in enumerate(tokenized):
-        if not each.inner:
-            raise InvalidRequest(f"{what}[{i}] has no token that the model can read")
-    truncated = [each.truncated for each in tokenized]
-    submission: Submission = runtime.queue.submit(tokenized, "interactive")
+    given = await read_texts(request, runtime, texts)
+    check_faults(given, what)
+    submission: Submission = runtime.queue.submit(given.tokenized, "interactive")
     is_late = not await until_encoded(request, submission, deadline)
     timings.lap_encoding(submission.waited_s)
     if is_late:
         submission.cancel()
-        return truncated, None
-    return truncated, encoded_texts(texts, tokenized, submission.result())
+        return given.truncated, None
+    return given.truncated, given.encoded(submission.result())
 
 
 def _options(body: SearchBody, runtime: Runtime) -> SearchOptions:
@@ -112,6 +111,8 @@ def _options(body: SearchBody, runtime: Runtime) -> SearchOptions:
     _check_most("candidates", candidates, "max_candidates", settings.max_candidates)
     if body.scope == "corpus" and body.rerank == "none":
         raise InvalidRequest('scope "corpus" ranks by transport: set rerank to "wrd" or "wmd"')
+    if body.masses is not None and body.rerank == "none":
+        raise InvalidRequest('masses are what transport moves: set rerank to "wrd" or "wmd"')
     try:
         conditions = tuple(parse_filter(body.filter, settings.max_filter_terms)) if body.filter else ()
     except ValueError as error:
@@ -121,11 +122,13 @@ def _options(body: SearchBody, runtime: Runtime) -> SearchOptions:
         candidates=candidates,
         retrieve=body.retrieve or defaults.retrieve,
         rerank=body.rerank,
-        weight=defaults.weight if body.weight is None else body.weight,
+        weight=defaults.weight,
         lexical_weight=defaults.lexical_weight,
         scope=body.scope,
         conditions=conditions,
         explain=body.explain,
+        shares=defaults.shares.fixed(body.weight, None),
+        masses=body.masses,
     )
 
 
@@ -179,5 +182,4 @@ def _alignment(alignment: Alignment | None) -> dict[str, Any] | None:
 
 def _timed(content: dict[str, Any], timings: Timings) -> Response:
     took = timings.total()
-    header = ", ".join(f"{stage};dur={ms}" for stage, ms in took.items())
-    return json_response({**content, "took_ms": took}, headers={"Server-Timing": header})
+    return json_response({**content, "took_ms": took}, headers=timing_header(took))

@@ -1,0 +1,62 @@
+"""The log: one JSON object a line, and never a word of a user's text.
+
+What a request was about stands in `service.observability`'s line about it. A traceback says where and of what kind an error was;
+its message is written only where it comes from the system (files, SQLite, memory) and not from what somebody sent.
+"""
+
+import logging
+import time
+import traceback
+from contextvars import ContextVar
+from types import TracebackType
+from typing import Any
+
+from pythonjsonlogger.orjson import OrjsonFormatter
+
+request_id: ContextVar[str | None] = ContextVar("request_id", default=None)
+"""The id of the request that this code runs for."""
+
+SYSTEM_ERRORS: tuple[type[BaseException], ...] = (OSError, RuntimeError, MemoryError)
+SYSTEM_MODULES = ("sqlite3",)
+
+
+class JsonLines(OrjsonFormatter):
+    """Writes records as JSON with time, level, logger, message, request id and what else is known."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            ["asctime", "levelname", "name", "message"],
+            datefmt="%Y-%m-%dT%H:%M:%S",
+            rename_fields={"asctime": "time", "levelname": "level", "name": "logger", "exc_info": "exception"},
+        )
+
+    def formatTime(self, record: logging.LogRecord, datefmt: str | None = None) -> str:
+        """Return UTC with milliseconds."""
+        form = datefmt or "%Y-%m-%dT%H:%M:%S"
+        return f"{time.strftime(form, time.gmtime(record.created))}.{int(record.msecs):03d}Z"
+
+    def formatException(
+        self, ei: tuple[type[BaseException], BaseException, TracebackType | None] | tuple[None, None, None]
+    ) -> str:
+        """Return the frames and kinds of an error and of what caused it."""
+        return "" if ei[1] is None else said_of(ei[1])
+
+    def process_log_record(self, log_record: dict[str, Any]) -> dict[str, Any]:
+        """Add the request that this is about, unless the record names one."""
+        log_record.pop("color_message", None)  # uvicorn's
+        if (id := request_id.get()) is not None:
+            log_record.setdefault("request", id)
+        return log_record
+
+
+def said_of(error: BaseException) -> str:
+    """Return an error's traceback without messages that may repeat what a user sent."""
+    lines: list[str] = []
+    cause: BaseException | None = error
+    while cause is not None:
+        where = [f"{frame.filename}:{frame.lineno} {frame.name}" for frame in traceback.extract_tb(cause.__traceback__)]
+        kind = type(cause)
+        is_said = isinstance(cause, SYSTEM_ERRORS) or kind.__module__.split(".")[0] in SYSTEM_MODULES
+        lines.append("\n".join([f"{kind.__module__}.{kind.__qualname__}{f': {cause}' if is_said else ''}", *where]))
+        cause = cause.__cause__ or (None if cause.__suppress_context__ else cause.__context__)
+    return "\ncaused by\n".join(lines)

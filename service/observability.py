@@ -1,0 +1,180 @@
+"""What everybody may know about a request afterwards: one JSON line, metrics, spans; never what it said.
+
+`Observed` stands around the whole application. A route says what only it knows by `note` (how many texts, what was solved) and
+where the time went by the header ``Server-Timing``; everything else is seen from here.
+"""
+
+import logging
+import re
+import time
+import uuid
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any
+
+from service.errors import Overloaded, ServiceError
+from service.log_lines import request_id
+from service.metrics import Metrics
+from service.tracing import Tracer
+
+Scope = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+App = Callable[[Scope, Receive, Send], Awaitable[None]]
+Answer = Callable[[ServiceError, Scope, Receive, Send], Awaitable[None]]
+
+QUIET = frozenset({"/livez", "/readyz", "/health", "/metrics"})
+"""Routes that are asked every few seconds: logged only where the service made a mistake or was slow."""
+UNROUTED = "(none)"
+METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH"})
+_ID = re.compile(r"[A-Za-z0-9._:/+=-]{1,128}")
+_STAGE = re.compile(r"([a-z_]+);dur=([0-9.]+)")
+_NOTES = "moverank.notes"
+_EVERYWHERE = (
+    (b"x-content-type-options", b"nosniff"),
+    (b"x-frame-options", b"DENY"),
+    (b"referrer-policy", b"no-referrer"),
+)
+_POLICIES = {
+    # FastAPI's documentation comes from its usual content network and has inline scripts.
+    "docs": b"default-src 'none'; script-src 'self' 'unsafe-inline' https://cdn.jsdelivr.net; "
+    b"style-src 'self' 'unsafe-inline' https://cdn.jsdelivr.net; img-src 'self' data: https://fastapi.tiangolo.com; "
+    b"worker-src blob:; connect-src 'self'; frame-ancestors 'none'; base-uri 'none'",
+    "answer": b"default-src 'none'; frame-ancestors 'none'",
+}
+
+log = logging.getLogger("moverank.requests")
+faults = logging.getLogger(__name__)
+
+
+def note(scope: Scope, **facts: int | float | str | bool) -> None:
+    """Tell the log line of a request something; numbers of the same name add up. Never text that somebody sent."""
+    notes: dict[str, Any] = scope.setdefault(_NOTES, {})
+    for name, fact in facts.items():
+        is_sum = name in notes and not isinstance(fact, str | bool)
+        notes[name] = notes[name] + fact if is_sum else fact
+
+
+class Observed:
+    """The application with request ids, one log line, metrics and spans for each request, and safe headers on each answer."""
+
+    def __init__(
+        self,
+        app: App,
+        metrics: Metrics,
+        tracer: Tracer,
+        answer: Answer,
+        slow_request_ms: int,
+        max_requests: int,
+    ) -> None:
+        self._app = app
+        self._metrics = metrics
+        self._tracer = tracer
+        self._answer = answer
+        self._slow_request_ms = slow_request_ms
+        self._max_requests = max_requests
+        self._in_flight = 0
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass a request on and say afterwards what became of it; a fault is answered with status 500."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        headers = {name: value for name, value in scope["headers"] if name in (b"x-request-id", b"traceparent")}
+        id = _given_id(headers.get(b"x-request-id", b"")) or uuid.uuid4().hex
+        seen = _Seen(scope, receive, send, id)
+        token = request_id.set(id)
+        self._in_flight += 1
+        self._metrics.in_flight.set(self._in_flight)
+        try:
+            with self._tracer.request(headers.get(b"traceparent")) as span:
+                await self._pass_on(scope, seen)
+                self._conclude(scope, seen, span)
+        finally:
+            self._in_flight -= 1
+            self._metrics.in_flight.set(self._in_flight)
+            request_id.reset(token)
+
+    async def _pass_on(self, scope: Scope, seen: "_Seen") -> None:
+        try:
+            if self._in_flight > self._max_requests and scope["path"] not in QUIET:
+                sentence = f"{self._max_requests} requests (max_requests) are being answered; try again later"
+                full = Overloaded(sentence, retry_after_s=1, reason="requests")
+                await self._answer(full, scope, seen.receive, seen.send)
+            else:
+                await self._app(scope, seen.receive, seen.send)
+        except Exception as error:
+            faults.error("a request failed by a fault of the service", exc_info=error)
+            if seen.status is None:
+                sentence = "the service made a mistake; its log has the details under this answer's X-Request-ID"
+                await self._answer(ServiceError(sentence), scope, seen.receive, seen.send)
+
+    def _conclude(self, scope: Scope, seen: "_Seen", span: Any) -> None:
+        route = getattr(scope.get("route"), "path_format", UNROUTED)
+        method = scope["method"] if scope["method"] in METHODS else "other"
+        status = 499 if seen.status is None else seen.status
+        seconds = time.perf_counter() - seen.began_at
+        stages = {stage: float(ms) for stage, ms in _STAGE.findall(seen.timing)}
+        total_ms = stages.pop("total", None)
+        notes: dict[str, Any] = scope.get(_NOTES, {})
+        self._metrics.request(route, method, status, seconds, stages)
+        self._metrics.solved.inc(notes.get("solved", 0))
+        self._metrics.pruned.inc(notes.get("pruned", 0))
+        self._tracer.conclude(span, f"{method} {route}", status, stages, total_ms, seconds)
+        is_slow = seconds * 1e3 > self._slow_request_ms and "stream" not in notes
+        if scope["path"] in QUIET and status != 500 and not is_slow:
+            return
+        level = logging.ERROR if status == 500 else logging.WARNING if is_slow else logging.INFO
+        line = {
+            "request": seen.id,
+            "method": method,
+            "route": route,
+            "status": status,
+            "ms": round(seconds * 1e3, 3),
+            **{f"{stage}_ms": ms for stage, ms in stages.items()},
+            "received_bytes": seen.received_bytes,
+            "sent_bytes": seen.sent_bytes,
+            **notes,
+        }
+        log.log(level, "slow request" if is_slow else "request", extra=line)
+
+
+class _Seen:
+    """The two ways between server and application, and what went along them."""
+
+    def __init__(self, scope: Scope, receive: Receive, send: Send, id: str) -> None:
+        self.id = id
+        self.status: int | None = None
+        self.timing = ""
+        self.received_bytes = 0
+        self.sent_bytes = 0
+        self.began_at = time.perf_counter()
+        self._scope = scope
+        self._receive = receive
+        self._send = send
+
+    async def receive(self) -> MutableMapping[str, Any]:
+        message = await self._receive()
+        self.received_bytes += len(message.get("body", b""))
+        return message
+
+    async def send(self, message: MutableMapping[str, Any]) -> None:
+        if message["type"] == "http.response.start":
+            self.status = message["status"]
+            given: list[tuple[bytes, bytes]] = list(message.get("headers", []))
+            named = {name.lower(): value for name, value in given}
+            self.timing = named.get(b"server-timing", b"").decode("latin-1")
+            ours = [(b"x-request-id", self.id.encode()), *_EVERYWHERE]
+            ours.append((b"content-security-policy", _policy(self._scope["path"])))
+            message = {**message, "headers": given + [pair for pair in ours if pair[0] not in named]}
+        self.sent_bytes += len(message.get("body", b""))
+        await self._send(message)
+
+
+def _policy(path: str) -> bytes:
+    return _POLICIES["docs" if path.startswith(("/docs", "/redoc")) else "answer"]
+
+
+def _given_id(header: bytes) -> str | None:
+    """Return a caller's own request id if it can stand in a log and a header as it is."""
+    id = header.decode("latin-1")
+    return id if _ID.fullmatch(id) else None

@@ -1,0 +1,108 @@
+"""From the texts of a request to their vectors, for every route that encodes: check, tokenize, through the queue in windows."""
+
+from collections import deque
+from collections.abc import Callable, Sequence
+
+from fastapi import Request
+
+from service.batching import Submission
+from service.errors import InvalidRequest
+from service.given_texts import GivenTexts, GivenVectors, given_texts, lane_of, windows, wrong_texts
+from service.routes.calls import in_pool, until_encoded
+from service.runtime import Runtime
+from service.search import Timings
+
+INLINE_CHARS = 2_000
+"""Up to here a thread's hand-over takes longer than tokenizing."""
+WINDOWS_AHEAD = 2
+"""Windows of one request that are in the queue at a time, so that the encoder need not wait for the next."""
+
+
+async def read_texts(
+    request: Request, runtime: Runtime, texts: Sequence[str], max_tokens: int | None = None
+) -> GivenTexts:
+    """Check and tokenize texts; what is wrong with one is a fault of that one.
+
+    With ``max_tokens`` no more tokens are read of all texts but the first.
+
+    Raises:
+        InvalidRequest: a text is longer than the limit.
+    """
+    limits = runtime.limits
+    faults = wrong_texts(texts, limits)
+    for i in faults:
+        if len(texts[i]) > limits.max_text_chars:
+            raise InvalidRequest(faults[i])
+    arguments = (texts, faults, runtime.encoder.tokenize, max_tokens)
+    if sum(map(len, texts)) <= INLINE_CHARS:
+        return given_texts(*arguments)
+    return await in_pool(request, runtime.search_pool, given_texts, *arguments)
+
+
+def check_faults(given: GivenTexts, what: str) -> None:
+    """Refuse a request of which a text cannot be used.
+
+    Raises:
+        InvalidRequest: names the first such text and what is wrong with it.
+    """
+    if given.faults:
+        first = min(given.faults)
+        where = f"{what}[{first}]" if len(given.texts) > 1 else what
+        raise InvalidRequest(f"{where}: {given.faults[first]}", param=what)
+
+
+def check_lengths(given: GivenTexts, what: str | Callable[[int], str], advice: str, max_tokens: int) -> None:
+    """Refuse a request of which a text is longer than the model reads; ``what`` names the texts, or each of them.
+
+    Raises:
+        InvalidRequest: names the first such text.
+    """
+    if True in given.truncated:
+        first = given.truncated.index(True)
+        where = what(first) if callable(what) else f"{what}[{first}]" if len(given.texts) > 1 else what
+        sentence = f"{where} has more tokens than the model reads, {max_tokens}; {advice}"
+        param = None if callable(what) else what
+        raise InvalidRequest(sentence, param=param, code="context_length_exceeded")
+
+
+async def encode(
+    request: Request, runtime: Runtime, vectors: GivenVectors, timings: Timings, deadline: float | None = None
+) -> None:
+    """Send the readable texts through the queue and take their vectors; the first window is admitted like any other request.
+
+    Raises:
+        Overloaded: the queue is full.
+        InvalidRequest: the deadline (a value of `time.monotonic`) came first.
+    """
+    settings, queue = runtime.settings, runtime.queue
+    given = vectors.given
+    lane = lane_of(given, settings.max_batch_tokens)
+    ahead: deque[tuple[list[int], Submission]] = deque()
+    waited_s = 0.0
+    try:
+        for place, window in enumerate(windows(given, settings.max_queued_texts, settings.max_queued_tokens)):
+            ahead.append((window, queue.submit([given.tokenized[i] for i in window], lane, is_limited=place == 0)))
+            if len(ahead) == WINDOWS_AHEAD:
+                waited_s += await _take_first(request, runtime, vectors, ahead, deadline)
+        while ahead:
+            waited_s += await _take_first(request, runtime, vectors, ahead, deadline)
+    finally:
+        for _, submission in ahead:
+            submission.cancel()
+    timings.lap_encoding(waited_s)
+
+
+async def _take_first(
+    request: Request,
+    runtime: Runtime,
+    vectors: GivenVectors,
+    ahead: deque[tuple[list[int], Submission]],
+    deadline: float | None,
+) -> float:
+    window, submission = ahead[0]
+    if not await until_encoded(request, submission, deadline):
+        most = runtime.settings.default_timeout_ms
+        raise InvalidRequest(f"the texts cannot be encoded within default_timeout_ms = {most}; send fewer")
+    vectors.take(window, submission.outcome())
+    ahead.popleft()
+    return submission.waited_s
