@@ -29,6 +29,10 @@ format: $(VENV)/installed-dev
 bench: $(VENV)/installed-bench
 	$(VENV)/bin/python -m scripts.benchmark.service $(BENCH)
 	$(VENV)/bin/python -m scripts.benchmark.rerank $(BENCH_RERANK)
+	$(VENV)/bin/python -m scripts.benchmark.lookup $(BENCH_LOOKUP)
+	$(VENV)/bin/python -m scripts.benchmark.prefix_tree $(BENCH_TREE)
+	$(VENV)/bin/python -m scripts.benchmark.overload
+	$(VENV)/bin/python -m scripts.benchmark.layouts
 
 # Asks the database of known weaknesses on the network about what is installed.
 audit: $(VENV)/installed-audit

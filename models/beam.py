@@ -7,7 +7,8 @@ the tree allows one token only, it is taken without asking the network; such tok
 real choice, as one chunk, so that they cost no forward of their own.
 
 Beams wide enough for everything make the result equal to scoring every key (a test). `starts` are first parts that are known
-to be good guesses, such as subjects that occur in the question: they are scored first, and what is far worse is dropped early.
+to be good guesses, such as subjects that occur in the question: they are scored first, what is far worse is dropped early, and
+one key of each stays to the end.
 """
 
 from collections.abc import Sequence
@@ -66,7 +67,7 @@ class _Question:
     live: list[_Beam]
     done: list[_Beam] = field(default_factory=list)
     part: int = 0
-    kept: frozenset[tuple[int, ...]] = frozenset()
+    kept: list[tuple[int, ...]] = field(default_factory=list)
 
 
 class Search:
@@ -78,10 +79,10 @@ class Search:
     def run(
         self, rows: Rows, questions: Sequence[Sequence[int]], starts: Sequence[Sequence[tuple[int, ...]]] = ()
     ) -> list[list[Hypothesis]]:
-        """Find the best keys of each question, best first, at most `beams` (and one of `starts[i][0]`, if that is none of them).
+        """Find the best keys of each question, best first: at most `beams`, and one of each of `starts[i]` beside them.
 
         `rows` are `generator.start` of the prompts, one each; `questions` the token ids that the look-ahead compares with;
-        `starts[i]` distinct first parts, with their separator, that exist in the tree; the first one is kept in any case.
+        `starts[i]` distinct first parts, with their separator, that exist in the tree.
         Keys for which the network has not positions enough are not found.
         """
         root = self._tree.start(1)[0]
@@ -93,7 +94,7 @@ class Search:
                 searches.append(_Question(overlap, [beam]))
         for search, beams in zip(searches, self._scored(searches, rows, starts), strict=True):
             search.done = beams
-            search.kept = frozenset(beam.tokens for beam in beams[:1])
+            search.kept = [beam.tokens for beam in beams]
         while active := [(search, beam) for search in searches for beam in self._open(search)]:
             self._write([beam for _, beam in active])
             states = np.stack([beam.state for _, beam in active])
@@ -153,7 +154,7 @@ class Search:
     def _prune(self, search: _Question) -> None:
         """Keep the best completed beams, and the live ones that may still become one of them: scores only fall.
 
-        The best one that goes on from a kept start stays, whatever the others are.
+        The best one that goes on from each of the given starts stays, whatever the others are.
         """
         beams = self._width.beams
         search.done.sort(key=lambda beam: -beam.score)
@@ -165,17 +166,15 @@ class Search:
                 least = max(least, search.done[beams - 1].score)
         done = [beam for beam in search.done[:beams] if beam.score >= worst]
         live = [beam for beam in search.live if beam.score > least][:beams]
-        kept = [beam for beam in (*search.done, *search.live) if self._is_kept(search, beam)]
-        if kept:
-            best = max(kept, key=lambda beam: beam.score)
-            side = done if any(best is beam for beam in search.done) else live
-            if all(best is not beam for beam in side):
-                side.append(best)
+        for start in search.kept:
+            best = max(
+                (beam for beam in (*search.done, *search.live) if beam.tokens[: len(start)] == start),
+                key=lambda beam: beam.score,
+                default=None,
+            )
+            if best is not None and all(best is not beam for beam in (*done, *live)):
+                (done if any(best is beam for beam in search.done) else live).append(best)
         search.done, search.live = done, live
-
-    def _is_kept(self, search: _Question, beam: _Beam) -> bool:
-        """Say whether `beam` goes on from a start that is kept in any case."""
-        return any(beam.tokens[: len(one)] == one for one in search.kept)
 
     def _ahead(
         self, search: _Question, beam: _Beam, tokens: NDArray[np.int32], odds: NDArray[np.float32]
@@ -200,14 +199,15 @@ class Search:
         return np.append(places, np.searchsorted(tokens, self._tree.separator))
 
     def _choose(self, search: _Question, grown: list[tuple[float, _Beam, int]]) -> None:
-        """Keep the best grown beams alive, and the best one of a kept start; what ends a part takes no place of a live one."""
+        """Keep the best grown beams alive, and the best one of each given start; ends of parts take no place of live ones."""
         grown.sort(key=lambda one: -one[0])
-        taken, has_kept = 0, False
+        taken, waiting = 0, list(search.kept)
         for score, beam, token in grown:
             is_end = token == self._tree.separator
-            is_first_kept = not has_kept and self._is_kept(search, beam)
-            has_kept = has_kept or is_first_kept
-            if is_end or is_first_kept or taken < self._width.beams:
+            start = next((one for one in waiting if beam.tokens[: len(one)] == one), None)
+            if start is not None:
+                waiting.remove(start)
+            if is_end or start is not None or taken < self._width.beams:
                 overlap = search.overlap.walk(beam.overlap, [token])
                 search.live.append(beam.said(token, self._tree.walk(beam.state, [token]), score, overlap))
             taken += not is_end

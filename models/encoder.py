@@ -25,6 +25,8 @@ from models.encoder_folder import EncoderFolder, Pooling, read_encoder_folder
 
 MAX_BATCH_TOKENS = {"cpu": 4_096, "cuda": 16_384}
 """Padded tokens in one forward; more makes a CPU batch leave the cache, fewer leaves the matrix units idle."""
+NO_MEMORY = ("allocate memory", "out of memory", "bad_alloc", "bad allocation")
+"""What the libraries' errors say when memory runs out; they have no common class for it."""
 LEAST_FILLED = {"cpu": 0.7, "cuda": 0.0}
 """Least share of a batch's longest text that a text of the same batch has."""
 
@@ -57,7 +59,11 @@ class Forward(Protocol):
     def __call__(
         self, ids: NDArray[np.int64], mask: NDArray[np.int64]
     ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Map ids and mask (b, t) to unit sentence vectors (b, dim) and token vectors (b, t, token_dim)."""
+        """Map ids and mask (b, t) to unit sentence vectors (b, dim) and token vectors (b, t, token_dim).
+
+        Raises:
+            MemoryError: memory does not suffice for the batch.
+        """
         ...
 
 
@@ -125,10 +131,23 @@ class TorchForward:
         self, ids: NDArray[np.int64], mask: NDArray[np.int64]
     ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Run one padded batch; see `Forward`."""
-        sentences, tokens = self._network(
-            torch.from_numpy(ids).to(self._device), torch.from_numpy(mask).to(self._device)
-        )
-        return sentences.cpu().numpy(), tokens.cpu().numpy()
+        try:
+            sentences, tokens = self._network(
+                torch.from_numpy(ids).to(self._device), torch.from_numpy(mask).to(self._device)
+            )
+            return sentences.cpu().numpy(), tokens.cpu().numpy()
+        except RuntimeError as error:
+            if not is_memory_short(error):
+                raise
+            shape = ids.shape
+        if self._device.type == "cuda":
+            torch.cuda.empty_cache()  # after the error is gone, which holds the tensors of its frames
+        raise MemoryError(f"memory does not suffice for a batch of {shape}")
+
+
+def is_memory_short(error: Exception) -> bool:
+    """Return whether a library's error means that memory ran out."""
+    return any(words in str(error).lower() for words in NO_MEMORY)
 
 
 class Encoder:
@@ -158,6 +177,8 @@ class Encoder:
         self._forward = forward or TorchForward(EncoderNetwork(self.folder), self.device)
         probe = self.encode(self.tokenize(["。"]))
         self.dim = int(probe.sentences.shape[1])
+        self.dimensions = sorted({self.dim, *self.card.get("dimensions", [])})
+        """Lengths to which sentence vectors may be cut: the whole one, and those that the model was trained for."""
         self.token_dim = int(probe.tokens[0].shape[1])
 
     def tokenize(self, texts: Sequence[str]) -> list[Tokenized]:

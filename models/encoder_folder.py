@@ -174,12 +174,12 @@ def _loading(path: Path, what: str) -> Iterator[None]:
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Keep transformers from reporting the weights that a reading leaves out."""
-    before = logging.get_verbosity()
-    logging.set_verbosity_error()
+    before = logging.get_verbosity()  # type: ignore[no-untyped-call]
+    logging.set_verbosity_error()  # type: ignore[no-untyped-call]
     try:
         yield
     finally:
-        logging.set_verbosity(before)
+        logging.set_verbosity(before)  # type: ignore[no-untyped-call]
 
 
 def _read_modules(path: Path) -> tuple[Pooling | None, NDArray[np.float32] | None, tuple[DenseLayer, ...], int | None]:

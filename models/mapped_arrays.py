@@ -24,6 +24,18 @@ _ALIGNMENT_BYTES = 64
 _CHUNK_BYTES = 1 << 24
 
 
+class MappedArrays(dict[str, Array]):
+    """Arrays by name, and the mapping that they lie in."""
+
+    def __init__(self, mapping: mmap.mmap) -> None:
+        super().__init__()
+        self._mapping = mapping
+
+    def give_back(self) -> None:
+        """Let the pages that were touched no longer count as memory of this process; the system's cache keeps them."""
+        self._mapping.madvise(mmap.MADV_DONTNEED)
+
+
 def write_arrays(path: Path, kind: str, meta: Mapping[str, Any], arrays: Mapping[str, Array]) -> None:
     """Write arrays under their names, atomically and durably; `meta` is anything JSON can say."""
     place, described = 0, []
@@ -50,7 +62,7 @@ def write_arrays(path: Path, kind: str, meta: Mapping[str, Any], arrays: Mapping
     fsync_folder(path.parent)
 
 
-def map_arrays(path: Path, kind: str) -> tuple[dict[str, Any], dict[str, Array]]:
+def map_arrays(path: Path, kind: str) -> tuple[dict[str, Any], MappedArrays]:
     """Map a file and return (meta, read-only arrays); the mapping lives as long as one of the arrays does.
 
     Raises:
@@ -70,7 +82,7 @@ def map_arrays(path: Path, kind: str) -> tuple[dict[str, Any], dict[str, Array]]
         if found != kind:
             raise ValueError(f"{path} holds {found!r}, not {kind!r}")
         mapping = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-    arrays: dict[str, Array] = {}
+    arrays = MappedArrays(mapping)
     for name, dtype, shape, place in described:
         count = int(np.prod(shape, dtype=object))
         if place < 0 or place + count * dtype.itemsize > length:

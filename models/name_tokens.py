@@ -48,12 +48,17 @@ class NameTokenizer:
             raise ValueError(f"{file} has no token [SEP], which ends the parts of a key")
         self.separator = int(separator)
         self.fingerprint = hashlib.sha256(file.read_bytes()).hexdigest()[:16]
-        self._fallbacks = Fallbacks(self._tokenizer.get_vocab())
+        vocabulary, normalizer = self._tokenizer.get_vocab(), self._tokenizer.normalizer
+        self._fallbacks = (
+            Fallbacks(vocabulary) if normalizer is None else Fallbacks(vocabulary, normalizer.normalize_str)
+        )
         kinds = [
             json.loads(file.read_text(encoding="utf-8")).get(name) or {} for name in ("normalizer", "pre_tokenizer")
         ]
-        self._is_bert = [kind.get("type") for kind in kinds] == ["BertNormalizer", "BertPreTokenizer"] and bool(
-            kinds[0].get("handle_chinese_chars", True)
+        # What stands before BERT's normaliser may turn one character into another, as the table does, each on its own.
+        normal = kinds[0]["normalizers"][-1] if kinds[0].get("type") == "Sequence" else kinds[0]
+        self._is_bert = [normal.get("type"), kinds[1].get("type")] == ["BertNormalizer", "BertPreTokenizer"] and bool(
+            normal.get("handle_chinese_chars", True)
         )
 
     def tokenize(self, texts: Sequence[str]) -> Ragged:

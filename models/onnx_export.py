@@ -16,7 +16,7 @@ import onnxruntime
 import torch
 from numpy.typing import NDArray
 
-from models.encoder import EncoderNetwork, TorchForward
+from models.encoder import EncoderNetwork, TorchForward, is_memory_short
 from models.encoder_folder import EncoderFolder
 
 TOLERANCE = 1e-4
@@ -38,9 +38,18 @@ class OnnxForward:
     def __call__(
         self, ids: NDArray[np.int64], mask: NDArray[np.int64]
     ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Map ids and mask (b, t) to unit sentence vectors (b, dim) and token vectors (b, t, token_dim)."""
+        """Map ids and mask (b, t) to unit sentence vectors (b, dim) and token vectors (b, t, token_dim).
+
+        Raises:
+            MemoryError: memory does not suffice for the batch.
+        """
         session = self._small if ids.size <= SMALL_BATCH_TOKENS else self._large
-        sentences, tokens = session.run(None, {"ids": ids, "mask": mask})
+        try:
+            sentences, tokens = session.run(None, {"ids": ids, "mask": mask})
+        except Exception as error:  # ONNX Runtime's errors have no class of their own
+            if is_memory_short(error):
+                raise MemoryError(f"memory does not suffice for a batch of {ids.shape}") from error
+            raise
         return sentences, tokens
 
 
@@ -109,5 +118,5 @@ def _session(graph: Path, threads: int) -> onnxruntime.InferenceSession:
     options.inter_op_num_threads = 1
     # Spinning threads starve each other where cores are shared: one busy core made a 70-per-second model do 1.9.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    options.log_severity_level = 3
+    options.log_severity_level = 4  # errors are raised
     return onnxruntime.InferenceSession(str(graph), options, providers=["CPUExecutionProvider"])

@@ -136,6 +136,8 @@ def check(query: Vectors, candidates: Candidates, known: Floats, weight: float, 
     held = len(candidates.vectors) if rows is None else len(rows)
     if offsets[0] != 0 or offsets[-1] != held or (offsets[1:] < offsets[:-1]).any():
         raise ValueError(f"offsets must rise from 0 to the {held} tokens, got {offsets[0]} to {offsets[-1]}")
+    if rows is not None and len(rows) and not 0 <= int(rows.min()) <= int(rows.max()) < len(candidates.vectors):
+        raise ValueError(f"rows must be in [0, {len(candidates.vectors)}), got {rows.min()} to {rows.max()}")
     if query.ndim != 2 or candidates.vectors.ndim != 2 or query.shape[1] != candidates.vectors.shape[1]:
         raise ValueError(f"query {query.shape} and candidates {candidates.vectors.shape} must be (tokens, equal dim)")
     if candidates.vectors.dtype != np.float32:  # what the rounding errors are reckoned for

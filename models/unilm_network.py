@@ -1,7 +1,7 @@
 """The network of a BERT-type or RoFormer folder with a language-model head, computed layer by layer with any attention.
 
-transformers' own forward costs about twice as much for small networks on a CPU, and its cache cannot hold rows of different
-length; here whoever calls decides what a token attends to and keeps the keys and values. A test keeps both equal.
+transformers' own cache cannot hold rows of different length; here whoever calls decides what a token attends to, and keeps the
+keys and values. A test keeps both equal.
 """
 
 from collections.abc import Callable

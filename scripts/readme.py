@@ -17,7 +17,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from service.settings import Settings
+from service.settings import WEIGHTS, Settings
 
 README = Path(__file__).resolve().parent.parent / "README.md"
 COMMAND = re.compile(r"```console\n\$ (?P<command>.*?)```\n\n(?P<shown>OUTPUT:\w+\n|```\w*\n.*?```\n)", re.DOTALL)
@@ -84,9 +84,9 @@ def settings_table() -> str:
 def _default(name: str, field: Any) -> str:
     if field.default_factory is not None:
         return "cores at hand"
-    if name == "model":
-        return "the bundled `simbert-mini-zh`"
     value = field.get_default()
+    if isinstance(value, Path) and value.parent == WEIGHTS:
+        return f"the bundled `{value.name}`"
     if value is None or str(value) == "":
         return ""
     return f"`{str(value).lower() if isinstance(value, bool) else value}`"

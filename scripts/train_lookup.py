@@ -118,7 +118,11 @@ def run(choices: argparse.Namespace, stop_at: int | None = None) -> Any:
         keys += read_keys(choices.triples, choices.leave_out_triples)
     write_held(work / "held_out.jsonl", held)
     say(f"{len(training):,} questions, {len(held):,} held out; {len(keys):,} keys to change them with")
-    tokenizer = grown_tokenizer(choices.model)
+    # A run keeps its tokens, whatever becomes of the folder that it started from.
+    if not (work / "tokenizer.json").exists():
+        grown_tokenizer(choices.model).save(str(work / "tokenizer.part"))
+        (work / "tokenizer.part").replace(work / "tokenizer.json")
+    tokenizer = Tokenizer.from_file(str(work / "tokenizer.json"))
     network = grown_network(choices.model, tokenizer.get_vocab_size()).to("cuda" if on_cuda else "cpu")
     writer = Writer(tokenizer)
     shares = Shares(choices.same_predicate, choices.any_subject, choices.any_key, choices.stand_ins)

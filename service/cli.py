@@ -97,6 +97,7 @@ def serve(settings: Settings) -> int:
             log_config=None,
             access_log=False,
             timeout_graceful_shutdown=settings.drain_timeout_s,
+            timeout_keep_alive=75,  # seconds; proxies keep idle connections for 60 and must be the ones who close
             server_header=False,
         )
     )

@@ -30,6 +30,14 @@ _OBJECT_BYTES = 512
 Rows = NDArray[np.int64]
 
 
+def read_object(objects: int, place: int) -> bytes:
+    """Read the object that begins at a place of a file of objects, by its descriptor."""
+    size = _OBJECT_BYTES
+    while (end := (text := os.pread(objects, size, place)).find(b"\n")) < 0 and len(text) == size:
+        size *= 8
+    return text[:end]
+
+
 class Names:
     """Distinct names in the order of their bytes."""
 
@@ -74,6 +82,7 @@ class Facts:
             self.manifest: dict[str, Any] = json.loads((folder / MANIFEST).read_text())
             self.tree = PrefixTree.open(folder / TREE)
             _, arrays = map_arrays(folder / FACTS, FACTS_KIND)
+            self._arrays = arrays
             self._objects = os.open(
                 folder / OBJECTS, os.O_RDONLY
             )  # read, not mapped: a graph has more of them than of all else
@@ -119,17 +128,16 @@ class Facts:
             [names[i].decode() for i in column.tolist()]
             for names, column in zip(self.names, self.surfaces(rows), strict=True)
         )
-        return [
+        found = [
             Triple(subject, meaning, predicate, self.object(row))
             for subject, meaning, predicate, row in zip(subjects, meanings, predicates, rows.tolist(), strict=True)
         ]
+        self._arrays.give_back()
+        return found
 
     def object(self, row: int) -> str:
         """Return the object of a row."""
-        start, size = int(self.object_places[row]), _OBJECT_BYTES
-        while (end := (text := os.pread(self._objects, size, start)).find(b"\n")) < 0 and len(text) == size:
-            size *= 8
-        return text[:end].decode()
+        return read_object(self._objects, int(self.object_places[row])).decode()
 
     def map_objects(self) -> "mmap.mmap | bytes":
         """Map the texts of all objects, each ended by a newline."""

@@ -7,7 +7,6 @@ began it decides with one rename that it counts.
 """
 
 import json
-import mmap
 import os
 import shutil
 import time
@@ -22,7 +21,7 @@ from numpy.typing import NDArray
 from models.mapped_arrays import Array, fsync_folder, write_arrays
 from models.prefix_tree import KIND as TREE_KIND
 from models.prefix_tree_build import Built, Ragged, build_tree, counted, joined
-from service.facts import FACTS, FACTS_KIND, MANIFEST, OBJECTS, PARTS, TREE, Facts
+from service.facts import FACTS, FACTS_KIND, MANIFEST, OBJECTS, PARTS, TREE, Facts, read_object
 from service.triples import Triple, TripleBlock, gather
 
 _WINDOW_BYTES = 1 << 24
@@ -147,8 +146,7 @@ class FactsBuilder:
         def repeated(order: NDArray[np.uint32], ties: Numbers) -> Numbers:
             self._check()
             with (self.folder / OBJECTS).open("rb") as file:
-                texts = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-            return repetitions(texts, places, columns, order, ties)
+                return repetitions(file.fileno(), places, columns, order, ties)
 
         return build_tree(spelled, columns, spelling.separator, repeated)
 
@@ -245,7 +243,7 @@ def _facts_arrays(built: Built, names: list[list[bytes]], columns: list[NDArray[
 
 
 def repetitions(
-    texts: mmap.mmap,
+    objects: int,
     places: Numbers,
     columns: Sequence[NDArray[np.uint32]],
     order: NDArray[np.uint32],
@@ -253,32 +251,49 @@ def repetitions(
 ) -> Numbers:
     """Return which of the tied rows repeat an earlier one exactly: see `models.prefix_tree_build.Repeated`.
 
-    Only rows of a key whose objects begin alike are compared in full.
+    ``objects`` is the descriptor of the objects' file. Only rows of a key whose objects begin alike are compared in full.
     """
-    content = np.frombuffer(texts, np.uint8)
+    rows = order[ties[:, 0]]
+    begins = beginnings(objects, places[rows])
     found: list[int] = []
     start = 0
     while start < len(ties):
         end = min(start + _TIES_AT_ONCE, len(ties))
         while end < len(ties) and ties[end, 1] == ties[end - 1, 1]:
             end += 1  # a key is not cut
-        part = ties[start:end]
-        rows = order[part[:, 0]]
-        begins = content[np.minimum(places[rows][:, None] + np.arange(_COMPARED_BYTES), len(content) - 1)]
-        begins[np.logical_or.accumulate(begins == _NEWLINE, axis=1)] = 0  # what follows is another object
-        signature = np.column_stack((part[:, 1], np.ascontiguousarray(begins).view(np.int64)))
+        signature = np.column_stack((ties[start:end, 1], begins[start:end].view(np.int64)))
         by_signature = np.lexsort(signature.T)
         is_same = (signature[by_signature][1:] == signature[by_signature][:-1]).all(axis=1)
-        alike = np.union1d(by_signature[1:][is_same], by_signature[:-1][is_same])
+        alike = start + np.union1d(by_signature[1:][is_same], by_signature[:-1][is_same])
         seen: set[tuple[object, ...]] = set()
-        for (position, run), row in zip(part[alike].tolist(), rows[alike].tolist(), strict=True):
-            place = int(places[row])
-            fact = (run, *(int(column[row]) for column in columns), texts[place : texts.find(b"\n", place)])
+        for (position, run), row in zip(ties[alike].tolist(), rows[alike].tolist(), strict=True):
+            fact = (run, *(int(column[row]) for column in columns), read_object(objects, int(places[row])))
             if fact in seen:
                 found.append(position)
             seen.add(fact)
         start = end
     return np.array(found, np.int64)
+
+
+def beginnings(objects: int, places: Numbers) -> NDArray[np.uint8]:
+    """Return how the objects at these places of a file begin (n, 16), with zeros after their end; the file is read in order.
+
+    Mapped, all pages of the file would count as memory of the process.
+    """
+    found = np.zeros((len(places), _COMPARED_BYTES), np.uint8)
+    order = np.argsort(places)
+    done = 0
+    while done < len(order):
+        first = int(places[order[done]])
+        window = os.pread(objects, _WINDOW_BYTES, first)
+        content = np.frombuffer(window + bytes(_COMPARED_BYTES), np.uint8)
+        part = order[done : int(np.searchsorted(places, first + len(window) - _COMPARED_BYTES, sorter=order))]
+        if not len(part):  # the last objects of the file
+            part = order[done:]
+        found[part] = content[(places[part] - first)[:, None] + np.arange(_COMPARED_BYTES)]
+        done += len(part)
+    found[np.logical_or.accumulate(found == _NEWLINE, axis=1)] = 0
+    return found
 
 
 def _narrow(numbers: NDArray[np.integer[Any]]) -> Array:

@@ -22,7 +22,7 @@ from service.facts_build import FactsBuilder, Spelling
 from service.graph_changes import Change, ChangeLog
 from service.graph_view import GraphView
 
-LEAST_CHANGES, MOST_CHANGES, SHARE = 1_000, 50_000, 20
+LEAST_CHANGES, MOST_CHANGES, SHARE = 1_000, 5_000, 20
 """A merge is due at one change for this many triples, within these limits."""
 KEPT_JOBS = 16
 """Jobs whose counts a generation keeps; a job asks for its own only until its end is recorded."""

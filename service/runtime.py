@@ -35,7 +35,7 @@ from service.knowledge import AskQueue
 from service.library import Library
 from service.metrics import Metrics, Readings, Size
 from service.paraphrases import Paraphraser
-from service.scoring import Shares
+from service.scoring import shares_of
 from service.search import SearchDefaults, Searcher
 from service.settings import Settings
 from service.spelling import has_lookup, spelling_of
@@ -101,7 +101,7 @@ class Runtime:
             self.encoder = load_encoder(settings)
             self.codec = token_codec(self.encoder)
             self.defaults = SearchDefaults.of_card(self.encoder.card)
-            self.shares = Shares.of(self.defaults)
+            self.shares = shares_of(self.defaults)
             self.queue = EncodeQueue(
                 self.encoder,
                 _batch_tokens(settings, self.encoder),

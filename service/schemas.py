@@ -255,6 +255,9 @@ class ModelInfo(BaseModel):
     retrieve: str
     weight: float
     lexical_weight: float
+    by_length: list[tuple[float, float, float]] = Field(
+        description="The two weights for texts that are so many times as long as the query: ratio, weight, lexical_weight."
+    )
 
 
 class LookupModelInfo(BaseModel):

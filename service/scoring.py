@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from models.fusion import first_stage
+from models.fusion import SharesByLength, first_stage
 from models.rerank import rerank
 from models.token_codec import TokenCodec
 from models.transport import plan
@@ -25,16 +25,9 @@ WORST_SCORE = -1.0
 """Score of a text that cannot be read."""
 
 
-class Shares(NamedTuple):
-    """What a score is made of; see `models.fusion`."""
-
-    weight: float
-    lexical_weight: float  # 0: no BM25
-
-    @classmethod
-    def of(cls, defaults: SearchDefaults) -> "Shares":
-        """Return those of a search that names none: words count where its candidates come from words, too."""
-        return cls(defaults.weight, 0.0 if defaults.retrieve == "vector" else defaults.lexical_weight)
+def shares_of(defaults: SearchDefaults) -> SharesByLength:
+    """Return those of a search that names none: words count where its candidates come from words, too."""
+    return defaults.shares.fixed(None, 0.0) if defaults.retrieve == "vector" else defaults.shares
 
 
 class SpanRules(NamedTuple):
@@ -75,7 +68,7 @@ class Scored(NamedTuple):
 def score_texts(
     vectors: GivenVectors,
     codec: TokenCodec,
-    shares: Shares,
+    shares: SharesByLength,
     top_n: int | None = None,
     span_rules: SpanRules | None = None,
     deadline: float | None = None,
@@ -94,10 +87,13 @@ def score_texts(
     if len(readable):
         query, *candidates = (codec.unpack([vectors.packed[i] for i in part]) for part in ([0], readable.tolist()))
         cosine = vectors.sentences[readable] @ vectors.sentences[0]
-        lexical = _lexical(given.texts, readable) if shares.lexical_weight else None
-        known = first_stage(cosine, lexical, shares.lexical_weight)
+        words = LexicalIndex()
+        words.add(readable, [given.texts[i] for i in readable])
+        weight, lexical_weight = shares.at(words.length_ratio(given.texts[0]))
+        lexical = _lexical(words, given.texts[0], readable) if lexical_weight else None
+        known = first_stage(cosine, lexical, lexical_weight)
         ranked = rerank(
-            query.tokens(0), candidates[0], (1.0 - shares.weight) * known, shares.weight, wanted, "wrd",
+            query.tokens(0), candidates[0], (1.0 - weight) * known, weight, wanted, "wrd",
             deadline=deadline,
         )  # fmt: skip
         is_partial = not ranked.certificate.exact
@@ -146,10 +142,7 @@ def relevant_spans(
     return sorted(found, key=lambda span: (-span.score, span.start))[: rules.max_spans]
 
 
-def _lexical(texts: Sequence[str], readable: NDArray[np.int64]) -> NDArray[np.floating[Any]]:
-    """Return BM25 of the readable texts for the first text, over the largest that it can reach."""
-    index = LexicalIndex()
-    index.add(readable, [texts[i] for i in readable])
-    ceiling = index.ceiling(texts[0])
-    scores = index.scores_for(texts[0], readable)
-    return scores / np.float32(ceiling) if ceiling > 0 else np.zeros_like(scores)
+def _lexical(words: LexicalIndex, query: str, rows: NDArray[np.int64]) -> NDArray[np.floating[Any]]:
+    """Return BM25 of the texts, over the largest that the query can reach."""
+    scores, ceiling = words.scores_and_ceiling(query, rows)
+    return scores / np.float32(ceiling if ceiling > 0 else 1.0)

@@ -65,7 +65,8 @@ class Settings(BaseSettings):
         description="Searches (candidates and rerank) that run at the same time.",
     )
     sample: bool = Field(
-        True, description="Load the samples into the collection `sample` and the graph `sample` when the data folder is new."
+        True,
+        description="Load the samples into the collection `sample` and the graph `sample` when the data folder is new.",
     )
 
     api_keys: SecretStr = Field(
@@ -90,7 +91,9 @@ class Settings(BaseSettings):
     max_import_bytes: int = Field(
         64 << 30, ge=1024, description="Bytes of one import's body as sent, compressed or not."
     )
-    max_text_chars: int = Field(100_000, ge=1, description="Characters of one document or query, or of an object of a graph.")
+    max_text_chars: int = Field(
+        100_000, ge=1, description="Characters of one document or query, or of an object of a graph."
+    )
     max_name_chars: int = Field(
         256, ge=1, description="Characters of a subject with its meaning, and of a predicate, in a graph."
     )
@@ -130,7 +133,9 @@ class Settings(BaseSettings):
         description="Seconds after which a forward of the encoder counts as hung and its thread is replaced.",
     )
     default_timeout_ms: int = Field(
-        30_000, ge=1, description="Milliseconds a search (or a question) may take when the request names no `timeout_ms`."
+        30_000,
+        ge=1,
+        description="Milliseconds a search (or a question) may take when the request names no `timeout_ms`.",
     )
     drain_timeout_s: int = Field(20, ge=0, description="Seconds that running requests get after SIGTERM.")
     snapshot_interval_s: float = Field(

@@ -341,7 +341,7 @@ def test_a_thread_that_dies_is_replaced_and_everybody_is_answered(
 
 
 def test_a_forward_that_hangs_is_given_up(watched: Encoder, forward: WatchedForward) -> None:
-    """Its caller gets an error in time, those behind it their vectors from another thread; what comes back late confuses nobody."""
+    """Its caller gets an error in time, those behind it their vectors from another thread; what comes back late confuses none."""
     queue = EncodeQueue(watched, 64, 1_000, 100_000, max_forward_s=0.4)
     first = hold(queue, forward)
     behind = queue.submit(queue.encoder.tokenize(["还款"]), "interactive")

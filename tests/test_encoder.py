@@ -244,3 +244,16 @@ def test_the_torch_forward_returns_float32(bert_folder: Path) -> None:
     ids = np.full((2, 5), 7)
     sentences, tokens = forward(ids, np.ones_like(ids))
     assert (sentences.dtype, tokens.dtype, tokens.shape) == (np.float32, np.float32, (2, 5, 32))
+
+
+def test_a_folder_that_lacks_weights_is_refused(tmp_path: Path) -> None:
+    """Weights that are not in the file would be random: the folder is refused, and one of them is named."""
+    from safetensors.numpy import load_file, save_file
+
+    write_bert(tmp_path / "bert")
+    file = tmp_path / "bert" / "model.safetensors"
+    tensors = load_file(file)
+    del tensors["encoder.layer.1.output.dense.weight"]
+    save_file(tensors, file, metadata={"format": "pt"})
+    with pytest.raises(ValueError, match=r"lacks weights of the network: encoder\.layer\.1\.output"):
+        Encoder(tmp_path / "bert", "cpu")

@@ -19,7 +19,7 @@ from service.settings import Settings
 from service.spelling import CharacterSpelling
 from service.triples import Triple
 
-KILLS = 12
+KILLS = 10
 
 
 def run_child(folder: Path, seed: int, life_s: float) -> list[dict[str, Any]]:
@@ -87,7 +87,7 @@ def test_a_graph_that_is_killed_keeps_every_acknowledged_change(tmp_path: Path) 
 @pytest.mark.timeout(600)
 def test_an_import_goes_on_after_a_kill_and_repeats_nothing(tmp_path: Path, model_folder: Path) -> None:
     """The service is killed while a graph is imported and changed; after the start everything acknowledged is there."""
-    lines = "".join(f"主语{i}\t谓语{i % 7}\t宾语{i}\n" for i in range(60_000)).encode()
+    lines = "".join(f"主语{i}\t谓语{i % 7}\t宾语{i}\n" for i in range(20_000)).encode()
     service = ServiceProcess(tmp_path / "data", model_folder)
     with service:
         service.until_ready()
@@ -107,8 +107,8 @@ def test_an_import_goes_on_after_a_kill_and_repeats_nothing(tmp_path: Path, mode
         until(lambda: client.get(f"/v1/jobs/{job}").json()["state"] != "running")
         assert client.get(f"/v1/jobs/{job}").json()["state"] == "done"
         told = client.get("/v1/graphs/g").json()
-        assert told["triples"] == 60_000 + added - removed
-        assert client.get("/v1/graphs/g/subjects/主语59999").json()["total"] == 1
+        assert told["triples"] == 20_000 + added - removed
+        assert client.get("/v1/graphs/g/subjects/主语19999").json()["total"] == 1
         assert service.terminate() == 0
 
 

@@ -94,6 +94,7 @@ def test_a_tree_answers_as_a_nested_dict(keys: list[Key]) -> None:
 
 
 @given(st.data(), st.integers(1, 3))
+@settings(max_examples=60)
 def test_a_tree_without_rows_answers_as_one_that_never_had_them(data: st.DataObject, parts: int) -> None:
     """Removals hide a key when its last row is gone, and the prefixes that led to nothing else."""
     keys = data.draw(keys_of(parts, min_size=1, max_size=30))
@@ -106,6 +107,7 @@ def test_a_tree_without_rows_answers_as_one_that_never_had_them(data: st.DataObj
 
 
 @given(st.data(), st.integers(1, 3))
+@settings(max_examples=60)
 def test_an_overlay_answers_as_one_tree(data: st.DataObject, parts: int) -> None:
     """Additions and removals over a base give what a tree of the remaining and the added keys gives; added rows come last."""
     keys = data.draw(keys_of(parts, max_size=20))

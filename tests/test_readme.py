@@ -9,7 +9,7 @@ import pytest
 from live_service import ServiceProcess
 from scripts.readme import README, settings_table
 from service.app import create_app
-from service.settings import BUNDLED_MODEL, Settings
+from service.settings import BUNDLED_LOOKUP, BUNDLED_MODEL, Settings
 
 TEXT = README.read_text(encoding="utf-8")
 
@@ -22,7 +22,8 @@ def test_the_table_of_settings_is_that_of_the_code() -> None:
 def test_every_route_has_an_example() -> None:
     """Each path of the API description occurs in a command of the README."""
     paths = create_app(Settings(_env_file=None)).openapi()["paths"]
-    examples = {"{name}": ("faq", "sample"), "{id}": ("1", "$JOB")}
+    examples = {"{name}": ("faq", "sample"), "{id}": ("1", "$JOB"), "{model}": ("simbert-mini-zh",)}
+    examples["{subject}"] = ("松果（松果商城吉祥物）",)
     for path in paths:
         forms = [path]
         for parameter, values in examples.items():
@@ -32,7 +33,7 @@ def test_every_route_has_an_example() -> None:
 
 def test_the_commands_run_and_print_what_is_shown(tmp_path: Path) -> None:
     """With the bundled model and a fresh data folder every curl line succeeds and prints the fields that the README shows."""
-    with ServiceProcess(tmp_path / "data", BUNDLED_MODEL, sample=True) as live:
+    with ServiceProcess(tmp_path / "data", BUNDLED_MODEL, sample=True, lookup_model=BUNDLED_LOOKUP) as live:
         live.until_ready()
         command = [sys.executable, "-m", "scripts.readme", "--url", live.url, "--check"]
         checked = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)

@@ -235,6 +235,8 @@ def test_identical_text_is_found_first(measure: Measure) -> None:
         ({"query": np.ones((1, 4), np.float32)}, r"\(1, 4\)"),
         ({"candidates": Candidates(np.ones((2, 3), np.float32), np.array([0, 3, 2]))}, "3|2"),
         ({"candidates": Candidates(np.ones((2, 3), np.float32), np.array([0, 1, 1]))}, "0 to 1"),
+        ({"candidates": Candidates(np.ones((2, 3), np.float32), np.array([0, 1, 2]), np.array([0, 2]))}, "0 to 2"),
+        ({"candidates": Candidates(np.ones((2, 3), np.float32), np.array([0, 1, 2]), np.array([-1, 0]))}, "-1 to 0"),
         ({"candidates": Candidates(np.full((2, 3), np.nan, np.float32), np.array([0, 1, 2]))}, "row 0 holds nan"),
         ({"candidates": Candidates(np.full((2, 3), 1e30, np.float32), np.array([0, 1, 2]))}, "row 0 holds 1"),
         ({"candidates": Candidates(np.ones((2, 3)), np.array([0, 1, 2]))}, "float64"),  # type: ignore[arg-type]

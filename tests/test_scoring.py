@@ -10,10 +10,11 @@ from numpy.typing import NDArray
 
 from conftest import CHARACTERS
 from models.encoder import Encoder, Tokenized
+from models.fusion import Shares, SharesByLength
 from models.token_codec import token_codec
 from models.transport import distance
 from service.given_texts import GivenTexts, GivenVectors, given_texts, windows
-from service.scoring import RelevantSpan, Shares, SpanRules, relevant_spans, score_texts
+from service.scoring import RelevantSpan, SpanRules, relevant_spans, score_texts
 from service.submissions import Outcome
 
 readable = st.text(CHARACTERS, min_size=1, max_size=40)
@@ -31,8 +32,12 @@ def vectors_of(encoder: Encoder, texts: list[str], max_tokens: int | None = None
     return vectors
 
 
+def constant(weight: float, lexical_weight: float) -> SharesByLength:
+    return SharesByLength(((1.0, Shares(weight, lexical_weight)),))
+
+
 def scored(
-    vectors: GivenVectors, encoder: Encoder, shares: Shares, top_n: int | None = None
+    vectors: GivenVectors, encoder: Encoder, shares: SharesByLength, top_n: int | None = None
 ) -> list[tuple[int, float]]:
     found = score_texts(vectors, token_codec(encoder), shares, top_n)
     assert not found.is_partial
@@ -44,7 +49,7 @@ def scored(
 def test_the_score_is_its_definition(encoder: Encoder, query: str, texts: list[str], weight: float) -> None:
     """Without BM25: (1 - w) * cosine + w * (1 - WRD) of the encoder's own vectors; every text is there, best first."""
     encoded = encoder.encode(encoder.tokenize([query, *texts]))
-    found = scored(vectors_of(encoder, [query, *texts]), encoder, Shares(weight, 0.0))
+    found = scored(vectors_of(encoder, [query, *texts]), encoder, constant(weight, 0.0))
     assert sorted(position for position, _ in found) == list(range(len(texts)))
     assert [score for _, score in found] == sorted((score for _, score in found), reverse=True)
     for position, score in found:
@@ -63,23 +68,32 @@ def test_top_n_is_the_beginning_of_the_whole_ranking(
 ) -> None:
     """Asking for fewer leaves out, and changes neither order nor score."""
     vectors = vectors_of(encoder, [query, *texts])
-    shares = Shares(0.4, lexical_weight)
+    shares = constant(0.4, lexical_weight)
     assert scored(vectors, encoder, shares, top_n) == scored(vectors, encoder, shares)[:top_n]
 
 
 def test_equal_texts_keep_their_order_and_words_count(encoder: Encoder) -> None:
     """Ties go by position; with BM25 a text that shares words gains on one that shares none."""
     vectors = vectors_of(encoder, ["花呗还款", "花呗还款", "选课", "花呗还款"])
-    assert [position for position, _ in scored(vectors, encoder, Shares(0.2, 0.0))] == [0, 2, 1]
-    by_words = dict(scored(vectors, encoder, Shares(0.0, 1.0)))
+    assert [position for position, _ in scored(vectors, encoder, constant(0.2, 0.0))] == [0, 2, 1]
+    by_words = dict(scored(vectors, encoder, constant(0.0, 1.0)))
     assert by_words[0] == by_words[2] > 0.2
     assert by_words[1] == 0.0
+
+
+def test_shares_hang_on_the_length_of_the_texts(encoder: Encoder) -> None:
+    """Texts at least four times as long as the query are scored with the shares for long ones."""
+    shares = SharesByLength(((1.0, Shares(0.9, 0.0)), (4.0, Shares(0.1, 0.5))))
+    long = vectors_of(encoder, ["花呗", "如何办理信用卡的注销和还款" * 2, "选课成绩查询的图书馆在宿舍的哪" * 2])
+    assert scored(long, encoder, shares) == scored(long, encoder, constant(0.1, 0.5))
+    short = vectors_of(encoder, ["花呗怎么还款和如何退货", "花呗", "还款"])
+    assert scored(short, encoder, shares) == scored(short, encoder, constant(0.9, 0.0))
 
 
 def test_after_the_deadline_the_answer_is_partial(encoder: Encoder) -> None:
     """With no time left nothing is solved, and the answer says so."""
     vectors = vectors_of(encoder, ["花呗", "还款", "退货"])
-    found = score_texts(vectors, token_codec(encoder), Shares(0.5, 0.0), deadline=0.0)
+    found = score_texts(vectors, token_codec(encoder), constant(0.5, 0.0), deadline=0.0)
     assert found.is_partial
     assert len(found.texts) == 2
 
@@ -87,8 +101,8 @@ def test_after_the_deadline_the_answer_is_partial(encoder: Encoder) -> None:
 def test_no_more_tokens_are_read_than_asked(encoder: Encoder) -> None:
     """With a limit a text scores as its beginning does; the query is read whole."""
     query, text = "花呗怎么还款和如何退货", "花呗怎么还款如何办理注销"
-    cut = scored(vectors_of(encoder, [query, text], 4), encoder, Shares(0.5, 0.0))
-    beginning = scored(vectors_of(encoder, [query, text[:4]]), encoder, Shares(0.5, 0.0))
+    cut = scored(vectors_of(encoder, [query, text], 4), encoder, constant(0.5, 0.0))
+    beginning = scored(vectors_of(encoder, [query, text[:4]]), encoder, constant(0.5, 0.0))
     assert cut[0][1] == pytest.approx(beginning[0][1])
 
 
@@ -127,7 +141,7 @@ def test_spans_are_what_the_plan_moved_from_like_tokens() -> None:
 def test_spans_lie_in_the_text_apart_and_in_order(encoder: Encoder, query: str, text: str, threshold: float) -> None:
     """Offsets are half-open and within the text, no two overlap, scores fall and reach the threshold."""
     vectors = vectors_of(encoder, [query, text])
-    (found,) = score_texts(vectors, token_codec(encoder), Shares(0.5, 0.0), None, SpanRules(threshold, None)).texts
+    (found,) = score_texts(vectors, token_codec(encoder), constant(0.5, 0.0), None, SpanRules(threshold, None)).texts
     spans = found.spans
     assert all(0 <= span.start < span.end <= len(text) for span in spans)
     assert all(threshold <= span.score <= 1.0 for span in spans)

@@ -17,7 +17,7 @@ from models.rescoring import FEATURES
 from models.unilm import Generator
 from scripts import fit_lookup
 from scripts.evaluate import main as evaluate
-from scripts.evaluation.lookup import Wanted, f1, judge
+from scripts.evaluation.lookup import Wanted, f1, facts_of, judge
 from scripts.lookup_training.augmentation import Augmentation, Shares, replace_once
 from scripts.lookup_training.batches import Batches, Writer
 from scripts.lookup_training.calibration import Example, fit, share_right
@@ -109,6 +109,11 @@ def test_the_trained_folder_is_ranked_and_evaluated(
     assert report["em_subject"] >= 90
     assert report["em_object"] >= 80
     assert report["em_all"] <= report["em_object"] <= report["f1_object"]
+    with (
+        pytest.raises(ValueError, match="tokenizer of another model"),
+        facts_of(corpus / "graph.tsv", corpus / "bert", graph),
+    ):
+        pass
     assert len((tmp_path / "errors.jsonl").read_text().splitlines()) == 40 - report["errors"]["none"]
 
 

@@ -1,8 +1,10 @@
 """WMD and WRD agree with their definitions: with examples solved by hand, linear programming, POT and gensim."""
 
 import itertools
+import json
 import math
 import re
+from pathlib import Path
 
 import numpy as np
 import ot
@@ -268,3 +270,38 @@ def test_gensim(query: list[str], text: list[str]) -> None:
     x, y = (vectors[[words.index(word) for word in sentence]] for sentence in (query, text))
     expected = keyed.wmdistance(query, text, norm=False)
     assert transport.distance(x, y, "wmd") == pytest.approx(expected, rel=1e-5, abs=1e-6)
+
+
+@settings(max_examples=150, deadline=None)
+@given(pairs(least=1), measures, st.integers(0, 2**32))
+def test_given_masses(pair: tuple[Matrix, Matrix], measure: Measure, seed: int) -> None:
+    """With token weights the distance is that of POT and of linear programming for their shares, and the plan moves them."""
+    random = np.random.default_rng(seed)
+    x, y = pair
+    left, right = (random.choice([0.5, 1.0, 7.0], len(vectors)) * random.uniform(size=len(vectors)) for vectors in pair)
+    cost = transport.costs(x, y, measure)
+    p, q = left / left.sum(), right / right.sum()
+    found = transport.distance(x, y, measure, left, right)
+    scale = max(float(cost.max()), 1e-30)
+    assert found == pytest.approx(ot.emd2(p, q, cost), rel=1e-9, abs=1e-9 * scale)
+    m, n = len(p), len(q)
+    equations = np.concatenate([np.kron(np.eye(m), np.ones(n)), np.kron(np.ones(m), np.eye(n))])[:-1]
+    program = linprog(cost.ravel() / scale, A_eq=equations, b_eq=np.concatenate([p, q])[:-1], method="highs")
+    assert found == pytest.approx(program.fun * scale, rel=1e-6, abs=1e-6 * scale)
+    moved = transport.plan(x, y, measure, left, right)[0]
+    np.testing.assert_allclose(moved.sum(1), p, atol=1e-9)
+    np.testing.assert_allclose(moved.sum(0), q, atol=1e-9)
+
+
+EXAMPLES = re.compile(r"^\| `(\[\[.*?\]\])` \| `(\[\[.*?\]\])` \| (\w+) \| ([\d.]+) \| ([\d.]+) \|", re.MULTILINE)
+
+
+def test_the_examples_of_the_readme() -> None:
+    """Every example that the README invites to check by hand is what is computed."""
+    found = EXAMPLES.findall((Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8"))
+    assert len(found) >= 5
+    for query, text, masses, wrd, wmd in found:
+        x, y = (np.array(json.loads(rows), np.float32) for rows in (query, text))
+        for measure, expected in (("wrd", wrd), ("wmd", wmd)):
+            weights = [None, None] if masses == "own" else [transport.token_weights(rows, masses) for rows in (x, y)]
+            assert transport.distance(x, y, measure, *weights) == pytest.approx(float(expected), abs=5e-4)

@@ -28,18 +28,27 @@ class Memory(NamedTuple):
 class Child:
     """A server process on a free port of this machine."""
 
-    def __init__(self, module: str, arguments: list[str], environment: dict[str, str], log: Path, port: int) -> None:
-        """Start ``python -m module arguments`` and wait until its /readyz says yes; its output goes to a file.
+    def __init__(
+        self,
+        arguments: list[str],
+        environment: dict[str, str],
+        log: Path,
+        port: int,
+        python: Path = Path(sys.executable),
+        ready_path: str = "/readyz",
+    ) -> None:
+        """Start ``python arguments`` and wait until ``ready_path`` answers 200; its output goes to a file.
 
         Raises:
             RuntimeError: it ended, or was not ready in time.
         """
         self.json = Json(port)
         self.port = port
+        self._ready_path = ready_path
         began_at = time.perf_counter()
         with log.open("ab") as output:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", module, *arguments],
+                [python, *arguments],
                 cwd=ROOT,
                 env={**os.environ, **environment},
                 stdout=output,
@@ -48,7 +57,9 @@ class Child:
         while not self._is_ready():
             if self._process.poll() is not None or time.perf_counter() - began_at > START_TIMEOUT_S:
                 self.stop()
-                raise RuntimeError(f"{module} did not start:\n{log.read_text(errors='replace')[-2000:]}")
+                raise RuntimeError(
+                    f"{' '.join(arguments[:3])} did not start:\n{log.read_text(errors='replace')[-2000:]}"
+                )
             time.sleep(0.02)
         self.ready_after_s = time.perf_counter() - began_at
 
@@ -95,9 +106,19 @@ class Child:
                 self._process.wait()
         return time.perf_counter() - began_at
 
+    @property
+    def has_ended(self) -> bool:
+        """Whether the process is gone."""
+        return self._process.poll() is not None
+
+    def kill(self) -> None:
+        """End the process as a power failure would."""
+        self._process.kill()
+        self._process.wait()
+
     def _is_ready(self) -> bool:
         try:
-            return self.json.call("GET", "/readyz")[0] == 200
+            return self.json.call("GET", self._ready_path)[0] == 200
         except OSError:
             return False
 
@@ -121,7 +142,7 @@ def start_service(model: Path, data_dir: Path, log: Path) -> Child:
         "MOVERANK_API_KEYS": "",
         "MOVERANK_READ_ONLY_KEYS": "",
     }
-    return Child("service.cli", ["serve"], environment, log, port)
+    return Child(["-m", "service.cli", "serve"], environment, log, port)
 
 
 def start_script(model: Path, weight: float, threads: int | None, log: Path) -> Child:
@@ -130,4 +151,4 @@ def start_script(model: Path, weight: float, threads: int | None, log: Path) -> 
     arguments = ["--model", str(model), "--weight", str(weight), "--port", str(port)]
     if threads is not None:
         arguments += ["--threads", str(threads)]
-    return Child("scripts.benchmark.handwritten", arguments, {}, log, port)
+    return Child(["-m", "scripts.benchmark.handwritten", *arguments], {}, log, port)

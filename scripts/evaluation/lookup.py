@@ -92,16 +92,22 @@ def judge(found: Sequence[str], wanted: Wanted) -> dict[str, float]:
 
 @contextmanager
 def facts_of(triples: Path, model: Path, graph: Path | None = None) -> Iterator[Facts]:
-    """Build the graph of a triple file in a temporary folder, or in `graph`, where it stays and is found again."""
+    """Build the graph of a triple file in a temporary folder, or in `graph`, where it stays and is found again.
+
+    Raises ValueError where a graph that is found was built with the tokens of another model.
+    """
     with tempfile.TemporaryDirectory() as temporary:
-        folder = graph or Path(temporary) / "graph"
+        folder, spelling = graph or Path(temporary) / "graph", NameTokenizer(model)
         if not folder.exists():
             builder = FactsBuilder(folder)
             with TripleReader(triples, "xz" if triples.suffix == ".xz" else None) as blocks:
                 for block in blocks:
                     builder.add_block(block)
-            builder.finish(NameTokenizer(model), {})
-        yield Facts(folder)
+            builder.finish(spelling, {})
+        facts = Facts(folder)
+        if facts.tokenizer != spelling.fingerprint:
+            raise ValueError(f"{folder} was built with the tokenizer of another model than {model}: delete it")
+        yield facts
 
 
 def without_key(tree: PrefixTree, spelling: NameTokenizer, names: Sequence[str]) -> tuple[list[int], PrefixTree]:

@@ -41,7 +41,8 @@ def _full_precision_attention(
 
 
 AttentionInterface.register("sdpa_full_precision", _full_precision_attention)
-AttentionMaskInterface.register("sdpa_full_precision", sdpa_mask)  # or transformers leaves masks of padding out, silently
+# Without a mask function of the same name transformers leaves masks of padding out, silently.
+AttentionMaskInterface.register("sdpa_full_precision", sdpa_mask)
 
 
 class Vectors(NamedTuple):
@@ -131,7 +132,7 @@ class SimBert(nn.Module):
         Memory falls to one hidden state a layer, the price is one more forward pass; larger batches have more negatives.
         """
         kept = {"use_reentrant": False}
-        self.bert.activation_checkpointing_enable(activation_checkpointing_kwargs=kept)  # type: ignore[no-untyped-call]
+        self.bert.activation_checkpointing_enable(activation_checkpointing_kwargs=kept)
 
     def weights(self) -> Tensor:
         """Give every token's weight (V,), ≥ 0, exactly 0 for the special tokens; [UNK] stands for a word and keeps its own."""

@@ -51,7 +51,9 @@ async def not_ready(request: Request) -> Response | None:
         reason = await asyncio.to_thread(runtime.check_forward, FORWARD_MAX_AGE_S, FORWARD_TIMEOUT_S)
     if reason != state.said_reason:
         state.said_reason = reason
-        log.log(logging.INFO if reason is None else logging.WARNING, "ready" if reason is None else f"not ready: {reason}")
+        log.log(
+            logging.INFO if reason is None else logging.WARNING, "ready" if reason is None else f"not ready: {reason}"
+        )
     if reason is None:
         return None
     return json_response(error_body(reason, NotReady.error_type), 503, {"Retry-After": "2"})
@@ -77,6 +79,7 @@ async def info(runtime: Ready) -> Response:
                     "retrieve": defaults.retrieve,
                     "weight": defaults.weight,
                     "lexical_weight": defaults.lexical_weight,
+                    "by_length": [[ratio, *shares] for ratio, shares in defaults.shares.points],
                 }
             ],
             "limits": {name: value for name, value in settings.model_dump().items() if name.startswith("max_")},
