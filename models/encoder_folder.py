@@ -70,7 +70,7 @@ class EncoderFolder:
             ValueError: weights are missing or cannot be read.
         """
         extra = {"add_pooling_layer": False} if self._has_optional_pooler() else {}
-        with _loading(self.path, "weights"), _quiet():
+        with _loading(self.path, "weights"), quiet_loading():
             network, report = AutoModel.from_pretrained(
                 self.path,
                 use_safetensors=True,
@@ -81,7 +81,9 @@ class EncoderFolder:
                 **extra,
             )
         unneeded = () if self.pooling == "pooler" else ("pooler.",)
-        missing = [name for name in sorted(report["missing_keys"]) if not name.startswith(unneeded)]
+        missing = [
+            name for name in sorted(report["missing_keys"]) if not name.startswith(unneeded) and name != COMPUTED
+        ]
         if missing:
             raise ValueError(f"{self.path} lacks weights of the network: {', '.join(missing[:3])}")
         return cast(PreTrainedModel, network.eval())
@@ -172,14 +174,18 @@ def _loading(path: Path, what: str) -> Iterator[None]:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet_loading() -> Iterator[None]:
     """Keep transformers from reporting the weights that a reading leaves out."""
-    before = logging.get_verbosity()  # type: ignore[no-untyped-call]
+    before = logging.get_verbosity()
     logging.set_verbosity_error()  # type: ignore[no-untyped-call]
     try:
         yield
     finally:
-        logging.set_verbosity(before)  # type: ignore[no-untyped-call]
+        logging.set_verbosity(before)
+
+
+COMPUTED = "encoder.embed_positions.weight"
+"""RoFormer's sines and cosines, which no file needs to hold."""
 
 
 def _read_modules(path: Path) -> tuple[Pooling | None, NDArray[np.float32] | None, tuple[DenseLayer, ...], int | None]:

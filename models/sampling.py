@@ -28,7 +28,7 @@ def nucleus(probabilities: NDArray[np.float64], top_p: float) -> NDArray[np.floa
     sorted_[:, 0] = np.maximum(sorted_[:, 0], 1e-300)
     kept = np.zeros_like(probabilities)
     np.put_along_axis(kept, order, sorted_, axis=1)
-    return kept / kept.sum(axis=1, keepdims=True)
+    return np.asarray(kept / kept.sum(axis=1, keepdims=True))
 
 
 def drawn(probabilities: NDArray[np.float64], random: np.random.Generator) -> NDArray[np.int64]:

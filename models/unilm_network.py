@@ -18,6 +18,8 @@ from torch.nn import functional
 from transformers import AutoModelForMaskedLM
 from transformers.activations import ACT2FN
 
+from models.encoder_folder import quiet_loading
+
 KINDS = ("bert", "roformer")
 
 Attend = Callable[[int, Tensor, Tensor, Tensor], Tensor]
@@ -132,14 +134,15 @@ def _rotated(vectors: Tensor, turn: Tensor) -> Tensor:
 def _load(folder: Path) -> Any:
     """Load transformers' network; raises ValueError where it is of another kind or lacks its language-model head."""
     try:
-        network, report = AutoModelForMaskedLM.from_pretrained(
-            folder,
-            dtype=torch.float32,
-            use_safetensors=True,
-            local_files_only=True,
-            trust_remote_code=False,
-            output_loading_info=True,
-        )
+        with quiet_loading():
+            network, report = AutoModelForMaskedLM.from_pretrained(
+                folder,
+                dtype=torch.float32,
+                use_safetensors=True,
+                local_files_only=True,
+                trust_remote_code=False,
+                output_loading_info=True,
+            )
     except (OSError, RuntimeError, SafetensorError) as error:
         raise ValueError(f"the weights of {folder} cannot be loaded: {error}") from error
     if network.config.model_type not in KINDS:

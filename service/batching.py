@@ -215,9 +215,9 @@ class EncodeQueue:
         count = width = seen = 0
         while waiting and seen < WINDOW_BATCHES * self.budget_tokens:
             piece = waiting.popleft()
-            if piece.future.cancelled():
+            if piece.future.done():  # its caller left, or a thread that was taken for lost answered it after all
                 self._forget(piece)
-                self._metrics.dropped.inc(len(piece.texts))
+                self._metrics.dropped.inc(len(piece.texts) if piece.future.cancelled() else 0)
                 continue
             seen += piece.tokens
             wider = max(width, piece.width)
@@ -227,8 +227,7 @@ class EncodeQueue:
                 passed_over.append(piece)
                 continue
             self._forget(piece)
-            # Of a piece that is tried again the future runs already.
-            if piece.future.running() or piece.future.set_running_or_notify_cancel():
+            if piece.begin():
                 piece.began_at = time.perf_counter()
                 batch.append(piece)
                 count, width = count + len(piece.texts), wider

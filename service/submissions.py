@@ -34,6 +34,15 @@ class Piece:
         """Padded tokens."""
         return self.width * len(self.texts)
 
+    def begin(self) -> bool:
+        """Mark that its forward begins, and say whether somebody waits for it; one that is tried again runs already."""
+        if self.future.running():
+            return True
+        try:
+            return not self.future.done() and self.future.set_running_or_notify_cancel()
+        except RuntimeError:  # a thread that was taken for lost has answered it just now
+            return False
+
     def settle(self, outcome: Outcome | Exception) -> None:
         """Answer the caller, unless that has been done."""
         with suppress(InvalidStateError):

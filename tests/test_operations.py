@@ -87,12 +87,12 @@ def test_a_process_that_cannot_heal_itself_says_so_to_its_supervisor(site: tuple
 
 
 def test_pairs_that_cannot_be_compared_in_time_are_partial(settings: Settings) -> None:
-    """After the deadline the cosines are there, the distances that were not solved are null, and the answer says so."""
+    """After the deadline what was not computed is null, and the answer says so."""
     with client_of(settings) as client:
-        pairs = [["花呗怎么还款" * 4, "信用卡如何提额度" * 4]] * 400
-        found = client.post("/v1/similarity", json={"pairs": pairs, "explain": True, "timeout_ms": 400}).json()
+        pairs = [["花呗怎么还款" * 4, "信用卡如何提额度" * 4]] * 3_000
+        found = client.post("/v1/similarity", json={"pairs": pairs, "explain": True, "timeout_ms": 300}).json()
         assert found["partial"] is True
-        assert len(found["results"]) == 400
+        assert len(found["results"]) == 3_000
         last = found["results"][-1]
         assert (last["wrd"], last["wmd"], last["alignment"]) == (None, None, None)
         whole = client.post("/v1/similarity", json={"pairs": pairs[:2], "explain": True}).json()

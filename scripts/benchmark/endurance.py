@@ -50,10 +50,12 @@ def soak(service: Child, searches: list[bytes], texts: list[str], per_second: fl
     watching = threading.Thread(target=_watch, args=(service, stop, memory))
     for thread in (*others, watching):
         thread.start()
-    crowd = run_crowd(service.port, searches, per_second, seconds, leaving=0.1)
-    stop.set()
-    for thread in (*others, watching):
-        thread.join()
+    try:
+        crowd = run_crowd(service.port, searches, per_second, seconds, leaving=0.1)
+    finally:
+        stop.set()
+        for thread in (*others, watching):
+            thread.join()
     if service.has_ended:
         raise RuntimeError("the service ended during the soak; the log has the reason")
     at, megabytes = (np.array(column) for column in zip(*memory, strict=True))
