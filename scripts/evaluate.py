@@ -217,7 +217,6 @@ def parser() -> argparse.ArgumentParser:
     shared = argparse.ArgumentParser(add_help=False)
     shared.add_argument(
         "--model",
-        default=str(BUNDLED),
         help=f"model folder, or a floor: {', '.join(FLOORS)} (default: the bundled model)",
     )
     shared.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
@@ -261,6 +260,11 @@ def parser() -> argparse.ArgumentParser:
     return command
 
 
+def default_model(part: str) -> Path:
+    """Say which bundled model a part measures where none is named."""
+    return BUNDLED.with_name("lookup-mini-zh") if part == "lookup" else BUNDLED
+
+
 def show(report: dict[str, Any]) -> str:
     """Lay a report out for reading."""
     lines = []
@@ -277,6 +281,7 @@ def show(report: dict[str, Any]) -> str:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line."""
     choices = parser().parse_args(arguments)
+    choices.model = choices.model or str(default_model(choices.part))
     if choices.threads:
         torch.set_num_threads(choices.threads)
     if choices.part == "sts":

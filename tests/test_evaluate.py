@@ -16,7 +16,7 @@ from scipy.stats import spearmanr
 from models.encoder import Encoder
 from models.fusion import SharesByLength
 from models.transport import distance
-from scripts.evaluate import main, question_task, read_task
+from scripts.evaluate import default_model, main, parser, question_task, read_task
 from scripts.evaluation.floors import Bm25, TfIdf, grams
 from scripts.evaluation.measures import judge, mean, spearman
 from scripts.evaluation.searching import FileSearch, Setting
@@ -224,3 +224,12 @@ def test_a_person_gets_a_table(tmp_path: Path, capsys: pytest.CaptureFixture[str
     """Without --json the report is lines of names and numbers."""
     main(["retrieval", *write_files(tmp_path), "--model", "bm25-char2"])
     assert "mrr@10: 100.0" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("part", ["sts", "questions", "retrieval", "weights", "lookup"])
+def test_every_part_measures_the_bundled_model_that_is_meant(part: str) -> None:
+    """Without --model the lookup measures the generator and everything else the encoder."""
+    assert default_model(part).name == ("lookup-mini-zh" if part == "lookup" else "simbert-mini-zh")
+    files = {"sts": ["a"], "questions": ["a"], "lookup": ["--triples", "a", "--questions", "b"]}
+    rest = files.get(part, ["--corpus", "a", "--queries", "b", "--qrels", "c"])
+    assert parser().parse_args([part, *rest]).model is None

@@ -222,7 +222,6 @@ def evaluate_lookup(choices: argparse.Namespace) -> dict[str, Any]:
 def add_lookup(parts: Any, shared: argparse.ArgumentParser) -> None:
     """Add the subcommand to the command line of scripts.evaluate."""
     lookup = parts.add_parser("lookup", parents=[shared], help="questions against a graph, as KgCLUE scores them")
-    lookup.set_defaults(model=str(WEIGHTS / "lookup-mini-zh"))
     add = lookup.add_argument
     add("--triples", type=Path, required=True, help="subject TAB predicate TAB object")
     add("--questions", type=Path, required=True, help="JSON lines: question, triple")
