@@ -17,7 +17,14 @@ STAND_INS = 64
 STAND_IN_TOKENS = tuple(chr(FIRST_STAND_IN + number) for number in range(STAND_INS))
 
 _NORMALIZER = BertNormalizer(lowercase=True)
-_CJK = ((0x4E00, 0x9FFF), (0x3400, 0x4DBF), (0xF900, 0xFAFF), (0x20000, 0x2FA1F))
+CJK = ((0x4E00, 0x9FFF), (0x3400, 0x4DBF), (0xF900, 0xFAFF), (0x20000, 0x2FA1F))
+"""Code points (from, to and with) of the ideographs that BERT's normaliser sets apart."""
+
+
+def is_cjk(character: str) -> bool:
+    """Say whether `character` is a CJK ideograph, as BERT's normaliser sees it (it sets these apart)."""
+    code = ord(character)
+    return any(low <= code <= high for low, high in CJK)
 
 
 class Fallbacks(dict[int, int]):
@@ -58,7 +65,7 @@ class Fallbacks(dict[int, int]):
 def _is_alone(letter: str) -> bool:
     """Say whether BERT's tokenizer makes a word of `letter` wherever it stands: ideographs and punctuation."""
     is_sign = letter.isascii() and not letter.isalnum()
-    return is_sign or category(letter).startswith("P") or any(low <= ord(letter) <= high for low, high in _CJK)
+    return is_sign or category(letter).startswith("P") or is_cjk(letter)
 
 
 def with_fallbacks(text: str, vocabulary: Mapping[str, int]) -> str:

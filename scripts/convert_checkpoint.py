@@ -23,17 +23,13 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors.numpy import save_file
 from tokenizers import Tokenizer
-from tokenizers.decoders import WordPiece as WordPieceDecoder
-from tokenizers.models import WordPiece
 from tokenizers.normalizers import BertNormalizer
-from tokenizers.pre_tokenizers import BertPreTokenizer
-from tokenizers.processors import TemplateProcessing
 from transformers.utils import logging as transformers_logging
 
 from models.encoder import Encoder
 from models.unilm import Generator
 from scripts.conversion.tensor_bundle import TensorBundle
-from scripts.model_folder import make_readable, write_dense, write_json, write_modules, write_tokenizer
+from scripts.model_folder import bert_tokenizer, make_readable, write_dense, write_json, write_modules, write_tokenizer
 
 Floats = NDArray[np.float32]
 
@@ -136,16 +132,7 @@ def read_vocabulary(file: Path, rows: int) -> dict[str, int]:
 
 def build_tokenizer(vocabulary: dict[str, int]) -> Tokenizer:
     """Make Google's tokenizer: lower case, accents off, characters of Chinese apart, word pieces."""
-    tokenizer = Tokenizer(WordPiece(vocabulary, unk_token="[UNK]", max_input_chars_per_word=100))
-    tokenizer.normalizer = BertNormalizer(lowercase=True)
-    tokenizer.pre_tokenizer = BertPreTokenizer()
-    tokenizer.decoder = WordPieceDecoder()
-    tokenizer.post_processor = TemplateProcessing(
-        single="[CLS] $A [SEP]",
-        pair="[CLS] $A [SEP] $B:1 [SEP]:1",
-        special_tokens=[("[CLS]", vocabulary["[CLS]"]), ("[SEP]", vocabulary["[SEP]"])],
-    )
-    return tokenizer
+    return bert_tokenizer(vocabulary, BertNormalizer(lowercase=True))
 
 
 def describe(config: dict[str, Any], kind: str, weights: dict[str, Floats]) -> dict[str, Any]:

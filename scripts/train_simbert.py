@@ -223,6 +223,7 @@ def _run(choices: argparse.Namespace, processes: Processes, device: torch.device
         "static_table": "static.safetensors",
         "weight": choices.weight,
         "lexical_weight": choices.lexical_weight,
+        "by_length": [choices.by_length],
         "retrieve": choices.retrieve,
         "max_tokens": choices.max_tokens,
     }

@@ -9,10 +9,10 @@ import threading
 import uuid
 from pathlib import Path
 
-from service.errors import NotFound, NotReady
+from service.errors import NotFound
 from service.facts_build import Spelling
 from service.graphs import Graph
-from service.library import NAME, check_name
+from service.library import NAME, check_name, find
 
 MERGE_INTERVAL_S = 1.0
 
@@ -59,15 +59,7 @@ class GraphLibrary:
             NotFound: there is none of this name.
             NotReady: its files are damaged.
         """
-        graph = self._graphs.get(check_name(name))
-        if graph is None and name in self.unreadable:
-            raise NotReady(
-                f"the files of graph {name!r} are damaged, the log has the reason: put a copy of its folder back "
-                f"and start the service again, or give it up with DELETE /v1/graphs/{name}"
-            )
-        if graph is None:
-            raise NotFound(f"there is no graph {name!r}; PUT /v1/graphs/{name} or its first triples create it")
-        return graph
+        return find(self._graphs, self.unreadable, name, "graph", "triples")
 
     def create(self, name: str) -> tuple[Graph, bool]:
         """Return the graph of this name and whether it was made now.

@@ -6,12 +6,15 @@ import re
 import shutil
 import threading
 import uuid
+from collections.abc import Container, Mapping
 from pathlib import Path
-from typing import TextIO
+from typing import TextIO, TypeVar
 
 from service.collections import Collection
 from service.documents import DAMAGED, new_manifest
 from service.errors import InvalidRequest, NotFound, NotReady
+
+T = TypeVar("T")
 
 NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
 
@@ -67,17 +70,7 @@ class Library:
             NotFound: there is none of this name.
             NotReady: its store is damaged.
         """
-        collection = self._collections.get(check_name(name))
-        if collection is None and name in self.unreadable:
-            raise NotReady(
-                f"the files of collection {name!r} are damaged, the log has the reason: put a copy of its folder back "
-                f"and start the service again, or give it up with DELETE /v1/collections/{name}"
-            )
-        if collection is None:
-            raise NotFound(
-                f"there is no collection {name!r}; PUT /v1/collections/{name} or its first documents create it"
-            )
-        return collection
+        return find(self._collections, self.unreadable, name, "collection", "documents")
 
     def create(self, name: str, fingerprint: str, dim: int, codec: str, index: str = "auto") -> tuple[Collection, bool]:
         """Return the collection of this name and whether it was created now.
@@ -170,3 +163,21 @@ def check_name(name: str) -> str:
     if not NAME.fullmatch(name):
         raise InvalidRequest("a name has 1 to 64 characters a-z 0-9 _ -, the first a letter or digit")
     return name
+
+
+def find(things: Mapping[str, T], damaged: Container[str], name: str, kind: str, contents: str) -> T:
+    """Return the collection or graph (``kind``) of a name; ``contents`` is what the first of creates one.
+
+    Raises:
+        NotFound: there is none of this name.
+        NotReady: its files are damaged.
+    """
+    found = things.get(check_name(name))
+    if found is None and name in damaged:
+        raise NotReady(
+            f"the files of {kind} {name!r} are damaged, the log has the reason: put a copy of its folder back "
+            f"and start the service again, or give it up with DELETE /v1/{kind}s/{name}"
+        )
+    if found is None:
+        raise NotFound(f"there is no {kind} {name!r}; PUT /v1/{kind}s/{name} or its first {contents} create it")
+    return found

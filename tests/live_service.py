@@ -1,5 +1,6 @@
 """The service as callers meet it: in this process behind a test client, or as a process of its own that can be killed."""
 
+import json
 import os
 import signal
 import socket
@@ -21,6 +22,26 @@ from service.settings import Settings
 
 ROOT = Path(__file__).resolve().parent.parent
 START_LIMIT_S = 300.0  # seconds; starting costs 5 of one core, which may be shared by many
+
+
+def killed_child(program: str, folder: Path, seed: int, life_s: float) -> list[dict[str, Any]]:
+    """Let a program of this folder work for this long after its first line, kill it, and return the lines that it said whole."""
+    lines: list[bytes] = []
+    with subprocess.Popen(
+        [sys.executable, str(Path(__file__).with_name(program)), str(folder), str(seed)],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+    ) as child:
+        assert child.stdout is not None
+        timer = threading.Timer(life_s, child.kill)
+        for line in child.stdout:
+            if not lines:
+                timer.start()
+            lines.append(line)
+        timer.cancel()
+        assert child.wait() == -signal.SIGKILL
+    return [json.loads(line) for line in lines if line.endswith(b"\n")]
 
 
 @contextmanager

@@ -1,7 +1,5 @@
 """kill -9 at random moments: no acknowledged write is lost, no acknowledged delete comes back, and the service starts again."""
 
-import json
-import os
 import random
 import signal
 import subprocess
@@ -16,7 +14,7 @@ import numpy as np
 import pytest
 
 from crash_child import BATCH, COLLECTIONS, IMPORT, SLOTS, batch_of, open_all, text_of, vectors_of
-from live_service import ROOT, ServiceProcess, client_of, finished_job, until
+from live_service import ROOT, ServiceProcess, client_of, finished_job, killed_child, until
 from service.collections import Collection
 from service.library import Library
 from service.settings import Settings
@@ -26,26 +24,6 @@ LINES = 12_000
 Slots = dict[
     tuple[str, int], int
 ]  # (collection, slot) -> number of the version that is there; none: deleted or never written
-
-
-def run_child(folder: Path, seed: int, life_s: float) -> list[dict[str, Any]]:
-    """Let the child write for this long after it has opened the folder, kill it, and return what it said."""
-    lines: list[bytes] = []
-    with subprocess.Popen(
-        [sys.executable, str(Path(__file__).with_name("crash_child.py")), str(folder), str(seed)],
-        cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        stdout=subprocess.PIPE,
-    ) as child:
-        assert child.stdout is not None
-        timer = threading.Timer(life_s, child.kill)
-        for line in child.stdout:
-            if not lines:
-                timer.start()
-            lines.append(line)
-        timer.cancel()
-        assert child.wait() == -signal.SIGKILL
-    return [json.loads(line) for line in lines if line.endswith(b"\n")]
 
 
 def apply(expected: Slots, imported: dict[str, int], change: dict[str, Any]) -> None:
@@ -97,7 +75,7 @@ def test_a_store_that_is_killed_keeps_every_acknowledged_change(tmp_path: Path) 
     imported: dict[str, int] = {}
     changes = 0
     for seed in range(1, KILLED_STORES + 1):
-        said = run_child(tmp_path, seed, generator.uniform(0.02, 0.7))
+        said = killed_child("crash_child.py", tmp_path, seed, generator.uniform(0.02, 0.7))
         begun = [line for line in said if line["state"] == "begin"]
         done = len([line for line in said if line["state"] == "done"])
         for change in begun[:done]:

@@ -1,45 +1,22 @@
 """kill -9 at random moments of a graph's life: no acknowledged change is lost or comes back, and it opens again."""
 
-import os
 import random
 import signal
 import subprocess
 import sys
-import threading
 from pathlib import Path
 from typing import Any
 
-import orjson
 import pytest
 
 from graph_child import NAME, triple_of
-from live_service import ROOT, ServiceProcess, client_of, finished_job, until
+from live_service import ROOT, ServiceProcess, client_of, finished_job, killed_child, until
 from service.graph_library import GraphLibrary
 from service.settings import Settings
 from service.spelling import CharacterSpelling
 from service.triples import Triple
 
 KILLS = 10
-
-
-def run_child(folder: Path, seed: int, life_s: float) -> list[dict[str, Any]]:
-    """Let the child change the graph for this long after it has opened it, kill it, and return what it said."""
-    lines: list[bytes] = []
-    with subprocess.Popen(
-        [sys.executable, str(Path(__file__).with_name("graph_child.py")), str(folder), str(seed)],
-        cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        stdout=subprocess.PIPE,
-    ) as child:
-        assert child.stdout is not None
-        timer = threading.Timer(life_s, child.kill)
-        for line in child.stdout:
-            if not lines:
-                timer.start()
-            lines.append(line)
-        timer.cancel()
-        assert child.wait() == -signal.SIGKILL
-    return [orjson.loads(line) for line in lines if line.endswith(b"\n")]
 
 
 def after(triples: frozenset[Triple], change: dict[str, Any]) -> frozenset[Triple]:
@@ -60,7 +37,7 @@ def test_a_graph_that_is_killed_keeps_every_acknowledged_change(tmp_path: Path) 
     expected: frozenset[Triple] = frozenset()
     changes = 0
     for seed in range(1, KILLS + 1):
-        said = run_child(tmp_path, seed, generator.uniform(0.02, 0.6))
+        said = killed_child("graph_child.py", tmp_path, seed, generator.uniform(0.02, 0.6))
         begun = [line for line in said if line["state"] == "begin"]
         done = len([line for line in said if line["state"] == "done"])
         for change in begun[:done]:

@@ -7,11 +7,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
+from models.fallback import STAND_IN_TOKENS
 from scripts.training.language import language_loss, masked_batch, seq2seq_batch, unilm_mask
 from scripts.training.network import SimBert, bert_config
 from scripts.training.pairs import Pairs, balanced
 from scripts.training.recipe import schedule, turn_of
-from scripts.training.vocabulary import STAND_INS, build_tokenizer, normalizer, simplified
+from scripts.training.vocabulary import build_tokenizer, normalizer, simplified
 
 TEXTS = st.lists(st.integers(5, 49), min_size=1, max_size=9).map(lambda inner: np.array([2, *inner, 3], dtype=np.int64))
 
@@ -138,6 +139,6 @@ def test_traditional_and_full_width_spellings_have_the_same_tokens() -> None:
 def test_the_stand_ins_are_tokens() -> None:
     """Each of the 64 stand-ins is one token of its own, and none is the unknown one."""
     tokenizer = build_tokenizer(["一二三"], 10, 10)
-    ids = [tokenizer.encode(one, add_special_tokens=False).ids for one in STAND_INS]
+    ids = [tokenizer.encode(one, add_special_tokens=False).ids for one in STAND_IN_TOKENS]
     assert len({tuple(one) for one in ids}) == 64
     assert [tokenizer.token_to_id("[UNK]")] not in ids

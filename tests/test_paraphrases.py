@@ -13,10 +13,10 @@ from hypothesis.extra.numpy import arrays
 from starlette.testclient import TestClient
 
 from live_service import client_of
-from models.fallback import Fallbacks
+from models.fallback import STAND_IN_TOKENS, Fallbacks
 from models.sampling import SPECIAL, drawn, nucleus, sample, spelled
 from models.unilm import Generator
-from scripts.training.vocabulary import STAND_INS, build_tokenizer
+from scripts.training.vocabulary import build_tokenizer
 from service.paraphrases import different, letters_of
 from service.settings import Settings
 
@@ -105,7 +105,7 @@ def test_what_the_tokenizer_reads_as_another_character_needs_no_stand_in() -> No
     tokenizer = build_tokenizer(["中国银行"], 100, 40)
     table = Fallbacks(tokenizer.get_vocab(), tokenizer.normalizer.normalize_str)
     assert table.apply("中國銀行") == "中國銀行"
-    assert table.apply("龘") in STAND_INS
+    assert table.apply("龘") in STAND_IN_TOKENS
 
 
 def test_repetitions_are_left_out() -> None:

@@ -14,12 +14,14 @@ from tokenizers import Tokenizer
 from transformers import AutoTokenizer
 
 from models.encoder import Encoder
+from models.fallback import is_cjk
+from models.fusion import SharesByLength
 from scripts.train_simbert import keep_part, run
 from scripts.training.first_vectors import count_neighbours, inverse_document_frequency, ppmi, reduced
 from scripts.training.network import SimBert, bert_config
 from scripts.training.pairs import Sampler, read_pairs, split, tokenize
 from scripts.training.passages import cloze
-from scripts.training.vocabulary import SPECIALS, build_tokenizer, is_cjk, text_files
+from scripts.training.vocabulary import SPECIALS, build_tokenizer, text_files
 from tiny_training import EVERYTHING, PARAGRAPHS, QUESTIONS, choices, write_corpus
 
 
@@ -93,6 +95,7 @@ def test_the_folder_is_small_and_complete(trained: tuple[SimBert, Path]) -> None
     assert not [file for file in out.rglob("*") if file.suffix in (".bin", ".pt", ".pkl")]
     card = json.loads((out / "moverank.json").read_text(encoding="utf-8"))
     assert {"token_vectors", "static_table", "weight", "lexical_weight", "retrieve", "max_tokens"} <= set(card)
+    assert SharesByLength.of_card(card).at(8.0) == pytest.approx((0.1, 0.9))
     with open(out / "curves.csv", encoding="utf-8") as file:
         assert {row["stage"] for row in csv.DictReader(file)} == {"static", "similar"}
     assert (out / "curves.png").stat().st_size > 1000

@@ -1,6 +1,5 @@
 """The training loop of the lookup: optimiser, schedule, measuring, checkpoints that a kill cannot break."""
 
-import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -14,6 +13,7 @@ from tqdm import tqdm
 
 from scripts.lookup_training.batches import Batch, Batches
 from scripts.lookup_training.network import losses
+from scripts.training.checkpoint import write_state
 from scripts.training.development import fast_bf16
 from scripts.training.recipe import Progress
 
@@ -81,19 +81,14 @@ class Place(Progress):
 
 
 def save(file: Path, network: Any, optimizer: torch.optim.AdamW, place: Place) -> None:
-    """Write a checkpoint beside `file` and rename it into place, so that a kill leaves the old one or the new one."""
-    beside = file.with_suffix(".part")
+    """Write a checkpoint; a kill leaves the old one or the new one."""
     state = {
         "network": network.state_dict(),
         "optimizer": optimizer.state_dict(),
         "place": asdict(place),
         "random": torch.get_rng_state(),  # of dropout
     }
-    with open(beside, "wb") as out:
-        torch.save(state, out)
-        out.flush()
-        os.fsync(out.fileno())
-    beside.replace(file)
+    write_state(file, state)
 
 
 def train(

@@ -150,7 +150,15 @@ def parser(description: str) -> argparse.ArgumentParser:
     add("--checkpoint-minutes", type=float, default=5.0)
     add("--max-tokens", type=int, default=512, help="serving cuts texts there (moverank.json)")
     add("--weight", type=float, default=0.2, help="of transport against cosine in the fused score (moverank.json)")
-    add("--lexical-weight", type=float, default=0.8, help="of BM25 against the fused score (moverank.json)")
+    add("--lexical-weight", type=float, default=0.5, help="of BM25 against the fused score (moverank.json)")
+    add(
+        "--by-length",
+        type=float,
+        nargs=3,
+        default=[8.0, 0.1, 0.9],
+        metavar=("RATIO", "WEIGHT", "LEXICAL_WEIGHT"),
+        help="the two weights for texts that are so many times as long as the query (moverank.json)",
+    )
     add(
         "--retrieve",
         choices=("vector", "lexical", "hybrid"),

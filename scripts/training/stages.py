@@ -1,6 +1,5 @@
 """The training loop of one stage: batches, losses, steps, checkpoints, curves."""
 
-import os
 import time
 from collections.abc import Callable
 from dataclasses import asdict
@@ -11,6 +10,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from scripts.training.checkpoint import write_state
 from scripts.training.language import language_loss, masked_batch, paired, share_of
 from scripts.training.learning_rates import optimiser, rate_at
 from scripts.training.neighbours import Neighbours
@@ -54,19 +54,14 @@ def seed_step(seed: int, stage: str, step: int, rank: int) -> None:
 
 
 def save(file: Path, network: SimBert, optimizer: torch.optim.AdamW | None, stage: str, progress: Progress) -> None:
-    """Write a checkpoint beside `file` and rename it into place, so that a kill leaves the old one or the new one."""
-    beside = file.with_suffix(".part")
+    """Write a checkpoint; a kill leaves the old one or the new one."""
     state = {
         "network": network.state_dict(),
         "optimizer": None if optimizer is None else optimizer.state_dict(),
         "stage": stage,
         "progress": asdict(progress),
     }
-    with open(beside, "wb") as out:
-        torch.save(state, out)
-        out.flush()
-        os.fsync(out.fileno())
-    beside.replace(file)
+    write_state(file, state)
 
 
 def train(

@@ -6,7 +6,7 @@ smaller than the 21,128 tokens of the public Chinese BERT, which is most of the 
 
 A traditional character is read as the simplified one (OpenCC's t2s, one character at a time, compiled into the form that
 SentencePiece made for such rules) and full-width letters as plain ones (NFKC): both cost nothing in the network. 64 rare
-ideographs stand in for characters that have no token of their own (`STAND_INS`).
+ideographs stand in for characters that have no token of their own (models/fallback.py).
 """
 
 import io
@@ -21,23 +21,15 @@ from opencc import OpenCC
 from sentencepiece import SentencePieceTrainer
 from sentencepiece import sentencepiece_model_pb2 as protocol
 from tokenizers import Tokenizer
-from tokenizers.decoders import WordPiece as WordPieceDecoder
 from tokenizers.models import WordPiece
 from tokenizers.normalizers import NFKC, BertNormalizer, Normalizer, Precompiled, Sequence
 from tokenizers.pre_tokenizers import BertPreTokenizer
-from tokenizers.processors import TemplateProcessing
 from tokenizers.trainers import WordPieceTrainer
 
+from models.fallback import CJK, STAND_IN_TOKENS, is_cjk
+from scripts.model_folder import bert_tokenizer
+
 SPECIALS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")  # their ids are 0..4
-STAND_INS = tuple(chr(0x3400 + place) for place in range(64))
-"""Tokens for characters without one: a copying network can tell several of them apart where [UNK] is one."""
-_CJK = ((0x4E00, 0x9FFF), (0x3400, 0x4DBF), (0xF900, 0xFAFF), (0x20000, 0x2FA1F))
-
-
-def is_cjk(character: str) -> bool:
-    """Say whether `character` is a CJK ideograph, as BERT's normaliser sees it (it sets these apart)."""
-    code = ord(character)
-    return any(low <= code <= high for low, high in _CJK)
 
 
 def read_lines(file: Path) -> Iterator[str]:
@@ -58,7 +50,7 @@ def text_files(folder: Path, left_out: Iterable[str] = ()) -> list[Path]:
 def simplified() -> dict[str, str]:
     """Map every traditional character whose simplified form is one character to it."""
     convert = OpenCC("t2s").convert
-    pairs = ((character, convert(character)) for character in map(chr, range(_CJK[0][0], _CJK[0][1] + 1)))
+    pairs = ((character, convert(character)) for character in map(chr, range(CJK[0][0], CJK[0][1] + 1)))
     return {character: plain for character, plain in pairs if plain != character and len(plain) == 1}
 
 
@@ -116,7 +108,7 @@ def build_tokenizer(lines: Iterable[str], characters: int = 6400, pieces: int = 
         rest.update("".join(" " if is_cjk(character) else character for character in line).split())
     for character in cjk.keys() & simplified().keys():
         cjk[simplified()[character]] += cjk.pop(character)
-    for character in STAND_INS:
+    for character in STAND_IN_TOKENS:
         cjk.pop(character, None)
     words = _other_words(rest)
     piecewise = Tokenizer(WordPiece(unk_token="[UNK]"))
@@ -133,15 +125,9 @@ def build_tokenizer(lines: Iterable[str], characters: int = 6400, pieces: int = 
     piecewise.train_from_iterator((word for word, count in common for _ in range(min(count, 300))), trainer)
     learnt = [piece for piece, _ in sorted(piecewise.get_vocab().items(), key=lambda item: item[1])][:pieces]
     frequent = [character for character, _ in _frequent(cjk, characters)]
-    vocabulary = {token: row for row, token in enumerate(dict.fromkeys([*SPECIALS, *learnt, *frequent, *STAND_INS]))}
-    tokenizer = Tokenizer(WordPiece(vocabulary, unk_token="[UNK]", max_input_chars_per_word=100))
-    tokenizer.normalizer = normalizer()
-    tokenizer.pre_tokenizer = BertPreTokenizer()
-    tokenizer.decoder = WordPieceDecoder()
-    tokenizer.post_processor = TemplateProcessing(
-        single="[CLS] $A [SEP]",
-        pair="[CLS] $A [SEP] $B:1 [SEP]:1",
-        special_tokens=[("[CLS]", vocabulary["[CLS]"]), ("[SEP]", vocabulary["[SEP]"])],
-    )
+    vocabulary = {
+        token: row for row, token in enumerate(dict.fromkeys([*SPECIALS, *learnt, *frequent, *STAND_IN_TOKENS]))
+    }
+    tokenizer = bert_tokenizer(vocabulary, normalizer())
     tokenizer.enable_truncation(longest)
     return tokenizer

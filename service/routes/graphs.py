@@ -29,7 +29,7 @@ from service.knowledge import Answered, AskOptions
 from service.library import check_name
 from service.observability import note
 from service.routes.calls import JsonRoute, Ready, check_most, in_pool, json_response, timing_header, wait_for
-from service.routes.jobs import compression_of, spooled_body
+from service.routes.jobs import compression_of, file_of, spooled_body
 from service.runtime import Runtime
 from service.schemas import JobAccepted
 from service.search import Timings
@@ -98,15 +98,7 @@ async def delete_triples(request: Request, runtime: Ready, name: str, body: Trip
     "/{name}/imports",
     status_code=202,
     response_model=JobAccepted,
-    openapi_extra={
-        "requestBody": {
-            "required": True,
-            "content": {
-                kind: {"schema": {"type": "string", "format": "binary"}}
-                for kind in ("text/tab-separated-values", "text/plain")
-            },
-        }
-    },
+    openapi_extra=file_of("text/tab-separated-values", "text/plain"),
 )
 async def post_triples_import(request: Request, runtime: Ready, name: str) -> Response:
     """Take lines `subject TAB predicate TAB object` of any length; the job adds them all at once, when they are read."""

@@ -4,7 +4,7 @@ import asyncio
 import os
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import orjson
 from fastapi import APIRouter, Request, Response
@@ -24,19 +24,17 @@ EVENT_INTERVAL_S = 0.5
 _MAGIC = {b"\x1f\x8b": "gz", b"\xfd7zXZ\x00": "xz", b"\x28\xb5\x2f\xfd": "zst"}
 
 
+def file_of(*kinds: str) -> dict[str, Any]:
+    """Describe a body that is a file of one of these content types."""
+    content = {kind: {"schema": {"type": "string", "format": "binary"}} for kind in kinds}
+    return {"requestBody": {"required": True, "content": content}}
+
+
 @router.post(
     "/collections/{name}/imports",
     status_code=202,
     response_model=JobAccepted,
-    openapi_extra={
-        "requestBody": {
-            "required": True,
-            "content": {
-                kind: {"schema": {"type": "string", "format": "binary"}}
-                for kind in ("application/x-ndjson", "text/csv", "text/tab-separated-values", "text/plain")
-            },
-        }
-    },
+    openapi_extra=file_of("application/x-ndjson", "text/csv", "text/tab-separated-values", "text/plain"),
 )
 async def post_import(request: Request, runtime: Ready, name: str) -> Response:
     """Take a body of any length and index it as a job. gzip, xz and zstd are recognised by their first bytes."""
