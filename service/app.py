@@ -64,6 +64,7 @@ def create_app(settings: Settings, tracer: Tracer | None = None) -> FastAPI:
     app.state.said_reason = app.state.reason
     app.state.is_draining = False
     app.state.failure = None
+    app.state.on_ready = lambda: None
     app.state.on_failure = lambda: None
     # The routes that are asked most come first: a request is compared with one after the other.
     for noun in (openai, search, rerank, tei, collections, paraphrases, graphs, jobs, operations, page):
@@ -149,7 +150,9 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
 
 async def _load(app: FastAPI) -> None:
     try:
-        app.state.runtime = await asyncio.to_thread(Runtime, app.state.settings, app.state.metrics)
+        runtime = await asyncio.to_thread(Runtime, app.state.settings, app.state.metrics)
+        app.state.on_ready()
+        app.state.runtime = runtime
         log.info("ready: %s on %s", app.state.settings.model.name, app.state.runtime.encoder.device)
     except (ValueError, RuntimeError, OSError) as error:
         _give_up(app, str(error))

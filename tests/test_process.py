@@ -14,7 +14,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from live_service import ROOT, ServiceProcess, until
+from live_service import ROOT, ServiceProcess, free_port, until
 from service.library import Library
 
 pytestmark = pytest.mark.timeout(900)
@@ -109,6 +109,41 @@ def test_an_event_stream_does_not_keep_the_process_alive(tmp_path: Path, model_f
         state = service.client.get(job).json()
         assert state["state"] == "running"
         assert service.client.delete(job).json()["done"] > 0
+
+
+WHAT_IS_COLLECTED = """
+import gc, os, signal, sys, threading, time, urllib.request
+from service.cli import main
+
+def look(port):
+    while True:
+        try:
+            urllib.request.urlopen(f"http://127.0.0.1:{port}/readyz")
+            break
+        except OSError:
+            time.sleep(0.1)
+    print(gc.isenabled(), gc.get_freeze_count(), len(gc.get_objects()), flush=True)
+    os.kill(os.getpid(), signal.SIGTERM)
+
+threading.Thread(target=look, args=sys.argv[1:2], daemon=True).start()
+sys.exit(main(["serve", "--port", *sys.argv[1:]]))
+"""
+
+
+def test_what_stays_is_no_work_for_the_garbage_collector(tmp_path: Path, model_folder: Path) -> None:
+    """When the service is ready the collector works, and skips the libraries and the model: hardly anything is left to it."""
+    arguments = [str(free_port()), "--data-dir", str(tmp_path / "data"), "--model", str(model_folder)]
+    child = subprocess.run(
+        [sys.executable, "-c", WHAT_IS_COLLECTED, *arguments],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=400,
+        check=True,
+    )
+    is_enabled, spared, left = child.stdout.split()
+    assert is_enabled == "True"
+    assert int(spared) > 20 * int(left), child.stdout
 
 
 def test_cuda_without_a_gpu_refuses_to_start(tmp_path: Path, model_folder: Path) -> None:
