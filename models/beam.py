@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from models.branches import Offers
 from models.lookahead import Overlap, gains, sharpen
 from models.token_tree import TokenTree
 from models.unilm import Generator, Rows, joined
@@ -65,6 +66,7 @@ class _Question:
 
     overlap: Overlap
     live: list[_Beam]
+    offers: Offers | None
     done: list[_Beam] = field(default_factory=list)
     part: int = 0
     kept: list[tuple[int, ...]] = field(default_factory=list)
@@ -75,15 +77,21 @@ class Search:
 
     def __init__(self, generator: Generator, tree: TokenTree, width: Width) -> None:
         self._generator, self._tree, self._width = generator, tree, width
+        self.steps = self.forwards = 0
+        """What the runs so far took: choices that all questions made together, and forwards of the network."""
 
     def run(
-        self, rows: Rows, questions: Sequence[Sequence[int]], starts: Sequence[Sequence[tuple[int, ...]]] = ()
+        self,
+        rows: Rows,
+        questions: Sequence[Sequence[int]],
+        starts: Sequence[Sequence[tuple[int, ...]]] = (),
+        offers: Sequence[Offers] | None = None,
     ) -> list[list[Hypothesis]]:
         """Find the best keys of each question, best first: at most `beams`, and one of each of `starts[i]` beside them.
 
         `rows` are `generator.start` of the prompts, one each; `questions` the token ids that the look-ahead compares with;
-        `starts[i]` distinct first parts, with their separator, that exist in the tree.
-        Keys for which the network has not positions enough are not found.
+        `starts[i]` distinct first parts, with their separator, that exist in the tree. What is weighed for question i is
+        written into `offers[i]`, where there are any. Keys for which the network has not positions enough are not found.
         """
         root = self._tree.start(1)[0]
         searches = []
@@ -91,11 +99,12 @@ class Search:
             for number, question in enumerate(questions):
                 overlap = Overlap(question, len(self._generator.vocabulary))
                 beam = _Beam((), root, 0.0, overlap.start()[0], rows, number, 0)
-                searches.append(_Question(overlap, [beam]))
+                searches.append(_Question(overlap, [beam], offers[number] if offers is not None else None))
         for search, beams in zip(searches, self._scored(searches, rows, starts), strict=True):
             search.done = beams
             search.kept = [beam.tokens for beam in beams]
         while active := [(search, beam) for search in searches for beam in self._open(search)]:
+            self.steps += 1
             self._write([beam for _, beam in active])
             states = np.stack([beam.state for _, beam in active])
             tokens, offsets = self._tree.children(states)
@@ -105,8 +114,11 @@ class Search:
             grown: dict[int, list[tuple[float, _Beam, int]]] = {}
             for place, (search, beam) in enumerate(active):
                 low, high = offsets[place], offsets[place + 1]
-                scores = beam.score + self._ahead(search, beam, tokens[low:high], odds[low:high])
+                ahead = self._ahead(search, beam, tokens[low:high], odds[low:high])
+                scores = beam.score + ahead
                 chosen = self._best(scores, tokens[low:high])
+                if search.offers is not None:
+                    search.offers.add(beam.tokens, tokens[low + chosen].tolist(), ahead[chosen].tolist())
                 grown.setdefault(id(search), []).extend(
                     (float(scores[place]), beam, int(tokens[low + place])) for place in chosen.tolist()
                 )
@@ -223,6 +235,7 @@ class Search:
         chunk = np.zeros((len(behind), max(counts)), dtype=np.int64)
         for place, one in enumerate(pending):
             chunk[place, : len(one)] = one
+        self.forwards += 1
         rows = self._generator.extend(rows, chunk, counts)
         for place, beam in enumerate(behind):
             beam.rows, beam.row, beam.written = rows, place, len(beam.tokens)
@@ -239,6 +252,7 @@ class Search:
         chunk = np.zeros((len(given), max(counts)), dtype=np.int64)
         for place, tokens in enumerate(given):
             chunk[place, : counts[place]] = tokens[:-1]
+        self.forwards += 1
         written, hidden = self._generator.extend_all(rows.select(owners), chunk, counts)
         states, where = list[NDArray[np.int64]](), dict[tuple[int, tuple[int, ...]], int]()
         places, columns = list[int](), list[int]()
@@ -256,10 +270,13 @@ class Search:
         odds = self._generator.log_odds(everything[places, columns], found, offsets)
         beams: list[list[_Beam]] = [[] for _ in searches]
         for place, (owner, tokens) in enumerate(zip(owners, given, strict=True)):
-            score = 0.0
+            score, offers = 0.0, searches[owner].offers
             for end, token in enumerate(tokens):
                 low, high = offsets[where[owner, tokens[:end]]], offsets[where[owner, tokens[:end]] + 1]
-                score += float(odds[low + int(np.searchsorted(found[low:high], token))])
+                one = float(odds[low + int(np.searchsorted(found[low:high], token))])
+                score += one
+                if offers is not None:
+                    offers.add(tokens[:end], [token], [one])
             state = self._tree.walk(states[where[owner, tokens[:-1]]], tokens[-1:])
             overlap = searches[owner].overlap
             beams[owner].append(

@@ -6,6 +6,7 @@ features that a token by token search cannot see (models/rescoring.py), and ever
 its true log-probability, so that "not in the graph" can be told.
 """
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.beam import Hypothesis, Search, Width
+from models.branches import Branch, Offers, branches, readable
 from models.mentions import mentions
 from models.rescoring import FEATURES, Vectors, features, probabilities, read_weights
 from models.token_tree import TokenTree
@@ -53,6 +55,24 @@ class Found:
     features: NDArray[np.float64]
 
 
+class Effort(NamedTuple):
+    """What a batch of questions took: seconds of its stages, choices of the search, forwards of the generator in all."""
+
+    encode_s: float = 0.0
+    search_s: float = 0.0
+    rescore_s: float = 0.0
+    steps: int = 0
+    forwards: int = 0
+
+
+class Explained(NamedTuple):
+    """Answers to a question, and the nodes of the search that led to them with their text."""
+
+    answers: list[Answer]
+    branches: list[Branch]
+    texts: list[str]
+
+
 class Lookup:
     """A generator folder ready to answer questions. Calls are not concurrent: one thread owns a lookup."""
 
@@ -66,6 +86,9 @@ class Lookup:
         self.weights = read_weights(self.generator.card)
         self.separator, self.fingerprint = self.generator.separator, self.generator.fingerprint
         self._vectors = vectors if self.weights.needs_vectors else None
+        self.effort = Effort()
+        """Of the last batch."""
+        self._words = {token: word for word, token in self.generator.vocabulary.items()}
 
     def use_vectors(self, vectors: Vectors) -> None:
         """Let an encoder take part, whatever the weights are, as they are when they are fitted."""
@@ -90,8 +113,25 @@ class Lookup:
         remedies: Remedies = Remedies(),
     ) -> list[list[Answer]]:
         """Find the keys of `tree` (three parts) that answer each question: at most `top_k`, best first, all different."""
+        return self._ranked(self.candidates(tree, questions, beams, lookahead, remedies), top_k, remedies)
+
+    def explain(
+        self, tree: TokenTree, questions: Sequence[str], beams: int = 4, top_k: int = 3, lookahead: bool = True
+    ) -> list[Explained]:
+        """Answer as `ask` does, and list what the search weighed for each question, dropped hypotheses included."""
+        offers = [Offers() for _ in questions]
+        found = self.candidates(tree, questions, beams, lookahead, offers=offers)
+        explained = []
+        for answers, one, weighed in zip(self._ranked(found, top_k), found, offers, strict=True):
+            listed = branches(tree, weighed, [each.tokens for each in one.hypotheses]) if weighed or answers else []
+            texts = [readable(node.before, node.tokens, self._words) for node in listed]
+            explained.append(Explained(answers, listed, texts))
+        return explained
+
+    def _ranked(self, candidates: Sequence[Found], top_k: int, remedies: Remedies = Remedies()) -> list[list[Answer]]:
+        """Rank what was found for each question, and keep the best `top_k`."""
         answers = []
-        for found in self.candidates(tree, questions, beams, lookahead, remedies):
+        for found in candidates:
             scores, shares = probabilities(self.weights, found.features)
             if not remedies.rescoring:
                 scores = np.array([one.score for one in found.hypotheses])
@@ -112,22 +152,30 @@ class Lookup:
         return answers
 
     def candidates(
-        self, tree: TokenTree, questions: Sequence[str], beams: int, lookahead: bool, remedies: Remedies
+        self,
+        tree: TokenTree,
+        questions: Sequence[str],
+        beams: int,
+        lookahead: bool,
+        remedies: Remedies = Remedies(),
+        offers: Sequence[Offers] | None = None,
     ) -> list[Found]:
-        """Search the tree for each question, and compute the features of what is found."""
+        """Search the tree for each question, and compute the features of what is found; `offers` take what was weighed."""
+        self.effort = Effort()
         if not questions or not len(tree):
             return [Found([], np.zeros((0, len(FEATURES)))) for _ in questions]
+        began_at = time.perf_counter()
         prompts = self.generator.tokenize(questions)
         inner = [prompt[1:-1] for prompt in prompts]
         rows = self.generator.start(prompts)
         named = [mentions(tree, question, len(question) ** 2) for question in inner]
-        width = Width(beams, remedies.slack, 1024 if lookahead else 0)
-        found = Search(self.generator, tree, width).run(
-            rows, inner, [names[:STARTS] for names in named] if remedies.mentions else ()
-        )
+        encoded_at = time.perf_counter()
+        search = Search(self.generator, tree, Width(beams, remedies.slack, 1024 if lookahead else 0))
+        found = search.run(rows, inner, [names[:STARTS] for names in named] if remedies.mentions else (), offers)
+        searched_at = time.perf_counter()
         truths = self._log_probabilities(rows, found)
         cosines = self._cosines(questions, found)
-        return [
+        candidates = [
             Found(
                 hypotheses,
                 features(
@@ -142,6 +190,14 @@ class Lookup:
             )
             for question, hypotheses, truth, names, cosine in zip(inner, found, truths, named, cosines, strict=True)
         ]
+        self.effort = Effort(
+            encoded_at - began_at,
+            searched_at - encoded_at,
+            time.perf_counter() - searched_at,
+            search.steps,
+            search.forwards + 2,
+        )
+        return candidates
 
     def parts(self, tokens: Sequence[int]) -> list[list[int]]:
         """Split a key at its separators."""

@@ -1,6 +1,6 @@
 """Request and response bodies of knowledge graphs, with their limits and examples."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, Field
 
@@ -61,6 +61,7 @@ class AskBody(Body):
     top_k: int = Field(3, ge=1, description="Keys (subject, meaning, predicate) of one question.")
     min_probability: float = Field(0.0, ge=0.0, le=1.0, description="Answers less likely than this are left out.")
     lookahead: bool = Field(True, description="Prefer names that share characters with the question.")
+    explain: bool = Field(False, description="Give `beams` too: what the search weighed, and what it dropped.")
 
 
 class AnswerInfo(BaseModel):
@@ -74,12 +75,29 @@ class AnswerInfo(BaseModel):
     log_probability: float = Field(description="Natural logarithm of the generator's own probability.")
 
 
+class BeamInfo(BaseModel):
+    """A node of the search tree: a choice that the graph left, with the tokens behind it that it forces."""
+
+    id: int
+    parent: int | None = Field(description="Of the node before it, which comes earlier in the list; null: the root.")
+    part: Literal["subject", "predicate", "meaning"]
+    text: str = Field(description='As the model reads it; "" where the choice was that the part ends here.')
+    probability: float = Field(description="The model's share of this way among all that the graph leaves at `parent`.")
+    log_probability: float = Field(
+        description="Sum of the shares' natural logarithms from the root: hypotheses compete by it."
+    )
+    choices: int = Field(description="How many ways the graph leaves behind it; 0 at the end of a key.")
+    kept: bool = Field(description="Whether the search came to a key on this way; false: it was dropped.")
+    answer: int | None = Field(description="The place in `answers` of what ends here.")
+
+
 class QuestionResult(BaseModel):
     """The answers to one question, best first."""
 
     question: str
     truncated: bool = Field(description="Whether the question is longer than the model reads.")
     answers: list[AnswerInfo]
+    beams: list[BeamInfo] | None = Field(None, description="With `explain`: the search tree, likeliest ways first.")
 
 
 class AskResults(BaseModel):

@@ -14,12 +14,11 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
-import numpy as np
-from numpy.typing import NDArray
-
 from models.token_tree import TokenTree
 from service.errors import InvalidRequest, NotReady, Overloaded
+from service.found_facts import Answered, ExplainedKeys, FoundKey, beams_of, facts_with_keys
 from service.graph_view import GraphView
+from service.metrics import Metrics
 
 BULK_EVERY = 4
 """Batches of small requests that may run in a row while a large one waits."""
@@ -29,29 +28,46 @@ MAX_BATCH = 16
 log = logging.getLogger(__name__)
 
 
-class FoundKey(Protocol):
-    """A key of the tree as the answer to a question."""
+class Effort(Protocol):
+    """What a batch of questions took."""
 
     @property
-    def state(self) -> NDArray[np.int64]:
-        """The finished state."""
+    def encode_s(self) -> float:
+        """Seconds to read the questions and to find the names in them."""
 
     @property
-    def log_probability(self) -> float:
-        """Natural logarithm of the generator's probability."""
+    def search_s(self) -> float:
+        """Seconds of the search."""
 
     @property
-    def probability(self) -> float:
-        """How likely this is the right key, from 0 to 1."""
+    def rescore_s(self) -> float:
+        """Seconds to rank what was found anew."""
+
+    @property
+    def steps(self) -> int:
+        """Choices that the questions made together."""
+
+    @property
+    def forwards(self) -> int:
+        """Forwards of the generator."""
 
 
 class Lookup(Protocol):
     """What finds keys: `models.lookup.Lookup`."""
 
+    @property
+    def effort(self) -> Effort:
+        """What the last batch took."""
+
     def ask(
         self, tree: TokenTree, questions: Sequence[str], beams: int, top_k: int, lookahead: bool
     ) -> Sequence[Sequence[FoundKey]]:
         """Return the keys for each question, best first."""
+
+    def explain(
+        self, tree: TokenTree, questions: Sequence[str], beams: int, top_k: int, lookahead: bool
+    ) -> Sequence[ExplainedKeys]:
+        """Return the keys for each question, and what the search weighed."""
 
     def is_truncated(self, question: str) -> bool:
         """Say whether a question is longer than the generator reads."""
@@ -64,24 +80,7 @@ class AskOptions(NamedTuple):
     top_k: int
     min_probability: float
     lookahead: bool
-
-
-class FoundFact(NamedTuple):
-    """One answer: all objects of a key."""
-
-    subject: str
-    meaning: str
-    predicate: str
-    objects: list[str]
-    probability: float
-    log_probability: float
-
-
-class Answered(NamedTuple):
-    """The answers to one question."""
-
-    answers: list[FoundFact]
-    is_truncated: bool
+    explain: bool = False
 
 
 @dataclass
@@ -97,8 +96,9 @@ class _Piece:
 class AskQueue:
     """The queue in front of one generator, and the thread that empties it."""
 
-    def __init__(self, lookup: Lookup, max_queued_questions: int) -> None:
+    def __init__(self, lookup: Lookup, max_queued_questions: int, metrics: Metrics | None = None) -> None:
         self._lookup = lookup
+        self._metrics = metrics or Metrics()
         self._max_queued_questions = max_queued_questions
         self._small: deque[_Piece] = deque()
         self._large: deque[_Piece] = deque()
@@ -193,6 +193,14 @@ class AskQueue:
             else:
                 self._fail(first, error)
             return
+        effort = self._lookup.effort
+        stages = {"encode": effort.encode_s, "search": effort.search_s, "rescore": effort.rescore_s}
+        self._metrics.asked(
+            [each.answers[0].probability if each.answers else None for each in answered],
+            stages if len(first.view) else {},
+            effort.steps,
+            effort.forwards,
+        )
         start = 0
         for piece in batch:
             end = start + len(piece.questions)
@@ -213,21 +221,20 @@ class AskQueue:
         )
 
     def _ask(self, view: GraphView, questions: list[str], options: AskOptions) -> list[Answered]:
+        lookup, how = self._lookup, (options.beams, options.top_k, options.lookahead)
+        cut = [lookup.is_truncated(question) for question in questions]
         if not len(view):
-            return [Answered([], self._lookup.is_truncated(question)) for question in questions]
-        found = self._lookup.ask(view.tree, questions, options.beams, options.top_k, options.lookahead)
-        return [
-            Answered(
-                [fact for key in keys if key.probability >= options.min_probability for fact in _facts_of(view, key)],
-                self._lookup.is_truncated(question),
+            return [Answered([], is_cut, [] if options.explain else None) for is_cut in cut]
+        if not options.explain:
+            found = lookup.ask(view.tree, questions, *how)
+            return [
+                Answered([fact for _, fact in facts_with_keys(view, keys, options.min_probability)], is_cut)
+                for keys, is_cut in zip(found, cut, strict=True)
+            ]
+        answered = []
+        for explained, is_cut in zip(lookup.explain(view.tree, questions, *how), cut, strict=True):
+            facts = facts_with_keys(view, explained.answers, options.min_probability)
+            answered.append(
+                Answered([fact for _, fact in facts], is_cut, beams_of(explained, [key for key, _ in facts]))
             )
-            for question, keys in zip(questions, found, strict=True)
-        ]
-
-
-def _facts_of(view: GraphView, key: FoundKey) -> list[FoundFact]:
-    """Return the facts of a key; more than one where names have equal tokens."""
-    objects: dict[tuple[str, str, str], list[str]] = {}
-    for subject, meaning, predicate, object in view.triples(view.tree.values(key.state)):
-        objects.setdefault((subject, meaning, predicate), []).append(object)
-    return [FoundFact(*names, listed, key.probability, key.log_probability) for names, listed in objects.items()]
+        return answered

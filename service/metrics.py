@@ -5,9 +5,9 @@ few values: a route is its template, a collection beyond the `MOST_COLLECTIONS` 
 asked at any time (queues, sizes, jobs, memory) is read when somebody scrapes, and costs nothing otherwise.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from prometheus_client import (
     CollectorRegistry,
@@ -33,6 +33,10 @@ REJECTS = (
     *("queue_texts", "queue_tokens", "search_queue", "requests", "overloaded", "rate_limited"),
     *("validation", "too_large", "unauthorized", "forbidden", "cross_site", "unavailable"),
 )
+ASK_STAGES = ("encode", "search", "rescore")
+SURE = 0.5
+"""From this probability of its best answer on a question counts as answered surely."""
+OUTCOMES = ("sure", "unsure", "none")
 JOB_STATES = ("running", "done", "failed", "cancelled")
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 TEXTS = tuple(2.0**i for i in range(13))
@@ -44,6 +48,16 @@ class Size(NamedTuple):
 
     documents: int
     bytes: int
+
+
+class GraphSize(NamedTuple):
+    """How large a graph is, and how many of its changes wait to become part of its files."""
+
+    triples: int
+    pending: int
+
+
+Sizes = TypeVar("Sizes", Size, GraphSize)
 
 
 @dataclass(frozen=True)
@@ -58,6 +72,8 @@ class Readings:
     batch_budget_tokens: int = 0
     collections: Mapping[str, Size] = field(default_factory=dict)
     unreadable_collections: int = 0
+    graphs: Mapping[str, GraphSize] = field(default_factory=dict)
+    queued_questions: int = 0
     jobs: Mapping[str, int] = field(default_factory=dict)  # by state
     running_job_lines: Mapping[str, int] = field(default_factory=dict)  # done, failed, expected
     device_memory_bytes: Mapping[str, int] = field(
@@ -110,6 +126,29 @@ class Metrics:
         self.pruned = Counter(
             "moverank_transport_pruned", "Candidates whose transport problem a bound made needless.", registry=registry
         )
+        self._questions = Counter(
+            "moverank_questions",
+            f"Questions to graphs that were answered: surely (probability of the best answer at least {SURE}), unsurely, not.",
+            ["outcome"], registry=registry,
+        )  # fmt: skip
+        self._ask_questions = Histogram(
+            "moverank_ask_batch_questions", "Questions that were searched together.", buckets=TEXTS[:6],
+            registry=registry,
+        )  # fmt: skip
+        self._ask_seconds = Histogram(
+            "moverank_ask_stage_seconds", "Seconds that a batch of questions spent in a stage.", ["stage"],
+            buckets=SECONDS, registry=registry,
+        )  # fmt: skip
+        self._ask_steps = Counter(
+            "moverank_ask_steps", "Choices of beam searches, of all questions of a batch at once.", registry=registry
+        )
+        self._ask_forwards = Counter(
+            "moverank_ask_forwards", "Forwards of the network that answers questions.", registry=registry
+        )
+        for outcome in OUTCOMES:
+            self._questions.labels(outcome)
+        for stage in ASK_STAGES:
+            self._ask_seconds.labels(stage)
         for stage in STAGES:
             self._stages.labels(stage)
         for reason in REJECTS:
@@ -150,6 +189,19 @@ class Metrics:
         self._batch_seconds.observe(seconds)
         self._encoded.labels(lane).inc(texts)
 
+    def asked(
+        self, probabilities: Sequence[float | None], stages: Mapping[str, float], steps: int, forwards: int
+    ) -> None:
+        """Count a batch of questions: of each the probability of its best answer, None without one; stages in seconds."""
+        for probability in probabilities:
+            outcome = "none" if probability is None else "sure" if probability >= SURE else "unsure"
+            self._questions.labels(outcome).inc()
+        self._ask_questions.observe(len(probabilities))
+        for stage, seconds in stages.items():
+            self._ask_seconds.labels(stage).observe(seconds)
+        self._ask_steps.inc(steps)
+        self._ask_forwards.inc(forwards)
+
     def split(self, reason: str) -> None:
         """Count a batch that is tried again in parts because of ``memory`` or ``failure``."""
         self._splits.labels(reason).inc()
@@ -185,13 +237,19 @@ def _samples(now: Readings) -> Iterator[Metric]:
     yield GaugeMetricFamily("moverank_queries_inside", what, value=now.queries_inside)
     what = "Tokens that a batch of the encoder may have; lowered where memory ran out."
     yield GaugeMetricFamily("moverank_batch_budget_tokens", what, value=now.batch_budget_tokens)
-    sizes = _largest(now.collections)
+    sizes = _largest(now.collections, Size(0, 0))
     documents = {name: size.documents for name, size in sizes.items()}
     yield _by("moverank_collection_documents", "Documents of a collection.", "collection", documents)
     kept = {name: size.bytes for name, size in sizes.items()}
     yield _by("moverank_collection_bytes", "Bytes of a collection on disk.", "collection", kept)
     what = "Collections whose files are damaged."
     yield GaugeMetricFamily("moverank_unreadable_collections", what, value=now.unreadable_collections)
+    yield GaugeMetricFamily("moverank_queue_questions", "Questions to graphs that wait.", value=now.queued_questions)
+    graphs = _largest(now.graphs, GraphSize(0, 0))
+    triples = {name: size.triples for name, size in graphs.items()}
+    yield _by("moverank_graph_triples", "Triples of a graph.", "graph", triples)
+    pending = {name: size.pending for name, size in graphs.items()}
+    yield _by("moverank_graph_pending", "Changes of a graph that are not part of its files yet.", "graph", pending)
     jobs = {state: now.jobs.get(state, 0) for state in JOB_STATES}
     yield _by("moverank_jobs", "Jobs that are remembered.", "state", jobs)
     lines = {name: now.running_job_lines.get(name, 0) for name in ("done", "failed", "expected")}
@@ -207,9 +265,10 @@ def _by(name: str, what: str, label: str, values: Mapping[str, float]) -> GaugeM
     return family
 
 
-def _largest(collections: Mapping[str, Size]) -> dict[str, Size]:
-    """Keep the largest collections and sum up the rest."""
-    by_size = sorted(collections.items(), key=lambda entry: (-entry[1].documents, entry[0]))
-    rest = [size for _, size in by_size[MOST_COLLECTIONS:]]
-    others = Size(sum(size.documents for size in rest), sum(size.bytes for size in rest))
+def _largest(sizes: Mapping[str, Sizes], nothing: Sizes) -> dict[str, Sizes]:
+    """Keep the largest ones, by their first figure, and sum up the rest."""
+    by_size = sorted(sizes.items(), key=lambda entry: (-entry[1][0], entry[0]))
+    others = nothing
+    for _, size in by_size[MOST_COLLECTIONS:]:
+        others = type(nothing)(*(a + b for a, b in zip(others, size, strict=True)))
     return {OTHERS: others, **dict(by_size[:MOST_COLLECTIONS])}

@@ -5,7 +5,7 @@ import threading
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from functools import partial
 from pathlib import Path
 
@@ -33,7 +33,7 @@ from service.indexing import Indexer
 from service.jobs import JobRunner
 from service.knowledge import AskQueue
 from service.library import Library
-from service.metrics import Metrics, Readings, Size
+from service.metrics import GraphSize, Metrics, Readings, Size
 from service.paraphrases import Paraphraser
 from service.scoring import shares_of
 from service.search import SearchDefaults, Searcher
@@ -191,6 +191,8 @@ class Runtime:
 
     def close(self) -> None:
         """Finish what runs, stop jobs at their next batch, and write snapshots."""
+            graphs=self._graph_sizes(),
+            queued_questions=0 if self.asking is None else self.asking.queued,
         self._closing.close()
 
     def _open_graphs(self, stack: ExitStack) -> None:
@@ -208,7 +210,7 @@ class Runtime:
         self.lookup_model: dict[str, str] | None = None
         if has_lookup(settings.lookup_model):
             lookup = Lookup(settings.lookup_model, self.encoder.device, self._sentence_vectors)
-            self.asking = AskQueue(lookup, settings.max_queued_questions)
+            self.asking = AskQueue(lookup, settings.max_queued_questions, self.metrics)
             stack.callback(self.asking.close)
             self.lookup_model = {"name": settings.lookup_model.name, "fingerprint": lookup.fingerprint}
         else:
@@ -225,6 +227,15 @@ class Runtime:
                 self._sentence_vectors,
                 settings.max_waiting_paraphrases,
             )
+    def _graph_sizes(self) -> dict[str, GraphSize]:
+        """Return the sizes of all graphs that can be used."""
+        sizes = {}
+        for name in self.graphs.names():
+            with suppress(NotFound):  # deleted since
+                graph = self.graphs.get(name)
+                sizes[name] = GraphSize(len(graph.view), graph.pending)
+        return sizes
+
         except ValueError as error:
             if settings.paraphrase_model is not None:
                 raise

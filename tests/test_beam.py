@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from models.beam import Hypothesis, Search, Width
+from models.branches import Offers, branches, readable
 from models.lookahead import Overlap, gains, sharpen
 from models.mentions import mentions
 from models.unilm import Generator
@@ -108,6 +109,79 @@ def test_a_question_is_answered_as_it_is_alone(
     for question, hypotheses in zip(questions, together, strict=True):
         alone = run(generator, tree, [question], Width(beams), True)[0]
         assert np.allclose([one.score for one in alone], [one.score for one in hypotheses], atol=2e-4)
+
+
+@given(KEYS, QUESTIONS, st.integers(1, 4), st.sampled_from([1.0, math.inf]), st.booleans(), st.integers(0, 9))
+@settings(max_examples=40)
+def test_what_was_weighed_is_the_search(
+    generator: Generator,
+    keys: list[tuple[list[int], ...]],
+    questions: list[list[int]],
+    beams: int,
+    slack: float,
+    start: bool,
+    most: int,
+) -> None:
+    """The listed nodes are ways of the tree; the keys at the ends of kept ones are those found, with their scores; shares of
+    one choice sum to at most 1, and to 1 where all ways are listed; writing them down changes nothing."""
+    tree = PlainTree(keys)
+    root = tree.start(1)[0]
+    starts = [mentions(tree, question, 8) for question in questions] if start else []
+    offers = [Offers() for _ in questions]
+    rows = generator.start([[2, *question, 3] for question in questions])
+
+    found = Search(generator, tree, Width(beams, slack)).run(rows, questions, starts, offers)
+
+    plain = Search(generator, tree, Width(beams, slack)).run(rows, questions, starts)
+    for hypotheses, alike, weighed in zip(found, plain, offers, strict=True):
+        assert [(one.tokens, one.score) for one in hypotheses] == [(one.tokens, one.score) for one in alike]
+        nodes = branches(tree, weighed, [one.tokens for one in hypotheses], most)
+        scores = {one.tokens: one.score for one in hypotheses}
+        ends = {node.key: node for node in nodes if node.is_kept and node.key is not None}
+        assert ends.keys() == scores.keys()
+        assert all(math.isclose(node.score, scores[key], abs_tol=1e-4) for key, node in ends.items() if key)
+        assert sum(not node.is_kept for node in nodes) <= most + 3  # a node and its forced ones come together
+        below: dict[int, list[int]] = {}
+        for number, node in enumerate(nodes):
+            state = tree.walk(root, node.before)
+            assert int(tree.phase(state[None])[0]) == node.part  # and not dead
+            state = tree.walk(state, node.tokens) if node.tokens else tree.walk(state, [SEPARATOR] if number else [])
+            assert state[0] >= 0
+            assert (node.parent is None) == (number == 0)
+            if node.parent is not None:
+                parent = nodes[node.parent]
+                assert node.parent < number
+                assert node.before[: len(parent.before + parent.tokens)] == parent.before + parent.tokens
+                assert math.isclose(node.score, parent.score + node.log_odds, abs_tol=1e-6)
+                assert parent.is_kept or not node.is_kept
+                below.setdefault(node.parent, []).append(number)
+        for number, children in below.items():
+            total = sum(math.exp(nodes[child].log_odds) for child in children)
+            assert len(children) <= nodes[number].choices
+            assert total <= 1 + 1e-4
+            if len(children) == nodes[number].choices:
+                assert math.isclose(total, 1.0, abs_tol=1e-4)
+
+
+def test_nodes_are_read_as_text() -> None:
+    """Forced tokens are one node, parts are apart; word pieces are joined, words are not, a stand-in shows as a box."""
+    tree = PlainTree([([5, 6], [7, 8], []), ([5, 9], [7], [6]), ([5, 9], [8], [])])
+    offers = Offers()
+    offers.add((5,), [6, 9], [math.log(0.75), math.log(0.25)])
+
+    nodes = branches(tree, offers, [(5, 6, 3, 7, 8, 3, 3)])
+
+    told = [(node.parent, node.tokens, node.part, node.choices, node.is_kept, node.key) for node in nodes]
+    assert told == [
+        (None, (5,), 0, 2, True, None),
+        (0, (6,), 0, 1, True, None),
+        (1, (7, 8), 1, 0, True, (5, 6, 3, 7, 8, 3, 3)),
+        (0, (9,), 0, 2, False, None),
+    ]
+    words = {1: "花", 2: "pay", 3: "##ment", 4: "plan", 5: "\u3400"}
+    assert readable([1], [2, 3, 4], words) == "payment plan"
+    assert readable([1, 2], [3, 1, 5], words) == "ment花□"
+    assert readable([2], [4], words) == " plan"
 
 
 def test_an_empty_tree_answers_nothing(generator: Generator) -> None:

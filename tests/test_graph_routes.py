@@ -114,6 +114,26 @@ def test_questions_are_answered_by_facts(client: TestClient, graph: str) -> None
     assert long["results"][0]["truncated"]
 
 
+def test_the_beams_of_a_question_are_told(client: TestClient, graph: str) -> None:
+    """With `explain` every result has the search tree: a root, parents first, and a leaf for each answer; else it has none."""
+    plain = client.post(f"{graph}/ask", json={"question": "花呗额度", "beams": 2}).json()["results"][0]
+    assert "beams" not in plain
+    told = client.post(f"{graph}/ask", json={"question": ["花呗额度", "密码"], "beams": 2, "explain": True}).json()
+    names = [[(a["subject"], a["meaning"], a["predicate"]) for a in each["answers"]] for each in told["results"]]
+    assert names[0] == [(a["subject"], a["meaning"], a["predicate"]) for a in plain["answers"]]
+    for result in told["results"]:
+        beams = result["beams"]
+        assert [beam["id"] for beam in beams] == list(range(len(beams)))
+        assert beams[0]["parent"] is None
+        assert all(beam["parent"] < beam["id"] for beam in beams[1:])
+        assert {beam["part"] for beam in beams} <= {"subject", "predicate", "meaning"}
+        assert all(0.0 <= beam["probability"] <= 1.0 and beam["log_probability"] <= 0.0 for beam in beams)
+        answered = {beam["answer"] for beam in beams if beam["answer"] is not None}
+        assert answered == set(range(len(result["answers"])))
+        assert all(beam["kept"] for beam in beams if beam["answer"] is not None)
+        assert not all(beam["kept"] for beam in beams)
+
+
 @pytest.mark.parametrize(
     ("body", "status", "sentence"),
     [

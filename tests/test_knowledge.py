@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from models.lookup import Answer, Lookup
+from models.lookup import Answer, Effort, Explained, Lookup
 from models.name_tokens import NameTokenizer
 from models.token_tree import TokenTree
 from service.errors import InvalidRequest, NotReady, Overloaded
+from service.facts import PARTS
 from service.graph_changes import Change
 from service.graphs import Graph
 from service.knowledge import MAX_BATCH, AskOptions, AskQueue
@@ -96,6 +97,38 @@ def test_answers_that_are_too_unlikely_are_left_out(graph: Graph, queue: AskQueu
     assert queue.submit(graph.view, ["花呗"], ALL)[0].result(60)[0].answers == []
 
 
+def test_the_search_tree_leads_to_the_answers(graph: Graph, queue: AskQueue) -> None:
+    """With `explain` the answers stay the same; the ends of kept ways are their keys, spelled along the way; else no tree."""
+    options = ALL._replace(beams=2)
+    plain = queue.submit(graph.view, ["花呗额度", "密码是什么？"], options)[0].result(60)
+    told = queue.submit(graph.view, ["花呗额度", "密码是什么？"], options._replace(explain=True))[0].result(60)
+    assert [each.answers for each in told] == [each.answers for each in plain]
+    for answered, without in zip(told, plain, strict=True):
+        assert without.beams is None
+        beams = answered.beams
+        assert beams is not None
+        ends = [beam for beam in beams if beam.is_kept and beam.choices == 0]
+        keys = [(each.subject.lower(), each.meaning, each.predicate) for each in answered.answers]
+        assert sorted(beam.answer for beam in ends if beam.answer is not None) == [
+            i for i, key in enumerate(keys) if keys.index(key) == i
+        ]
+        for beam in ends:
+            way = [beam]
+            while way[0].parent is not None:
+                way.insert(0, beams[way[0].parent])
+            parts = ["".join(each.text for each in way if each.part == part) for part in PARTS]
+            assert beam.answer is not None
+            answer = answered.answers[beam.answer]
+            assert parts == [answer.subject.lower(), answer.predicate, answer.meaning]
+        assert any(not beam.is_kept for beam in beams)
+    (empty,) = queue.submit(graph.view, ["花呗"], options._replace(explain=True, min_probability=1.0))[0].result(60)
+    assert empty.answers == []
+    assert empty.beams
+    assert all(beam.answer is None for beam in empty.beams)
+    graph.change([Change(True, each) for each in TRIPLES])
+    assert queue.submit(graph.view, ["花"], options._replace(explain=True))[0].result(60)[0].beams == []
+
+
 class Gated:
     """The real generator behind a gate; it writes down its batches, and refuses questions with a certain word."""
 
@@ -113,6 +146,17 @@ class Gated:
         if any("坏" in question for question in questions):
             raise RuntimeError("the network fell over")
         return self.lookup.ask(tree, questions, beams, top_k, lookahead)
+
+    def explain(
+        self, tree: TokenTree, questions: Sequence[str], beams: int, top_k: int, lookahead: bool
+    ) -> Sequence[Explained]:
+        """Answer with the search tree, gate or not."""
+        return self.lookup.explain(tree, questions, beams, top_k, lookahead)
+
+    @property
+    def effort(self) -> Effort:
+        """What the generator's last batch took."""
+        return self.lookup.effort
 
     def is_truncated(self, question: str) -> bool:
         """Ask the generator."""

@@ -101,6 +101,24 @@ def test_without_ranking_the_search_decides(lookup: Lookup) -> None:
     assert len(answers) == len(TRIPLES)
 
 
+def test_what_is_explained_is_what_is_asked(lookup: Lookup) -> None:
+    """The same answers, and a tree with a kept end for each key that the search found, spelled as the model reads it."""
+    tree = tree_of(lookup)
+    questions = ["花呗的额度", "图书馆密码"]
+
+    explained = lookup.explain(tree, questions, beams=2, top_k=9)
+
+    for asked, one in zip(lookup.ask(tree, questions, beams=2, top_k=9), explained, strict=True):
+        assert [each.tokens for each in one.answers] == [each.tokens for each in asked]
+        ends = {node.key for node in one.branches if node.is_kept and node.key is not None}
+        assert ends == {each.tokens for each in asked}
+        assert len(one.texts) == len(one.branches)
+        spelled = {node.before + node.tokens: text for node, text in zip(one.branches, one.texts, strict=True)}
+        assert all(lookup.generator.text(way).replace(" ", "").endswith(text) for way, text in spelled.items() if text)
+    (empty,) = lookup.explain(PlainTree([]), ["花呗"])
+    assert (empty.answers, empty.branches, empty.texts) == ([], [], [])
+
+
 def test_an_encoder_takes_part_in_the_ranking(generator_folder: Path, tmp_path: Path) -> None:
     """With a weight on the cosine, the key whose words the encoder finds nearest to the question comes first."""
     folder = tmp_path / "folder"

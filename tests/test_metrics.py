@@ -11,7 +11,18 @@ from starlette.testclient import TestClient
 
 from live_service import client_of
 from service.app import create_app
-from service.metrics import MOST_COLLECTIONS, OTHERS, REJECTS, STAGES, Metrics, Readings, Size
+from service.metrics import (
+    ASK_STAGES,
+    MOST_COLLECTIONS,
+    OTHERS,
+    OUTCOMES,
+    REJECTS,
+    STAGES,
+    GraphSize,
+    Metrics,
+    Readings,
+    Size,
+)
 from service.settings import Settings
 
 
@@ -43,6 +54,8 @@ def test_everything_is_there_before_the_first_request(settings: Settings) -> Non
         ),
         *("moverank_transport_solved_total", "moverank_transport_pruned_total", "moverank_rejects_total"),
         *("moverank_collection_documents", "moverank_jobs", "moverank_running_job_lines", "moverank_build_info"),
+        *("moverank_ask_steps_total", "moverank_ask_forwards_total", "moverank_ask_batch_questions_bucket"),
+        *("moverank_graph_triples", "moverank_graph_pending", "moverank_queue_questions"),
         *("moverank_device_memory_bytes", "process_resident_memory_bytes", "moverank_ready"),
     ):
         assert name in names, name
@@ -54,6 +67,10 @@ def test_everything_is_there_before_the_first_request(settings: Settings) -> Non
         assert exposed["moverank_rejects_total", frozenset({("reason", reason)})] == 0
     for stage in STAGES:
         assert exposed["moverank_stage_seconds_count", frozenset({("stage", stage)})] == 0
+    for stage in ASK_STAGES:
+        assert exposed["moverank_ask_stage_seconds_count", frozenset({("stage", stage)})] == 0
+    for outcome in OUTCOMES:
+        assert exposed["moverank_questions_total", frozenset({("outcome", outcome)})] == 0
     assert exposed["moverank_ready", frozenset()] == 0
 
 
@@ -87,6 +104,40 @@ def test_requests_stages_batches_and_transport_are_counted(settings: Settings) -
     (build,) = [dict(labels) for name, labels in exposed if name == "moverank_build_info"]
     assert (build["version"], build["device"], build["model"]) == ("0.1.0", "cpu", "mini")
     assert not any("secret" in text for name, labels in exposed for pair in labels for text in (name, *pair))
+
+
+def test_questions_to_graphs_are_counted(settings: Settings, generator_folder: Path) -> None:
+    """A question counts once, by how sure its best answer is; batches tell stages, steps and forwards, graphs their size."""
+    asking = settings.model_copy(update={"lookup_model": generator_folder})
+    with client_of(asking) as client:
+        triples = [["花呗", "还款", "十号"], ["花呗", "额度", "五百"], ["银行卡", "密码", "六位"]]
+        client.post("/v1/graphs/facts/triples", json={"triples": triples})
+        client.put("/v1/graphs/empty")
+        body = {"question": ["花呗还款", "花呗额度"]}
+        probabilities = [
+            each["answers"][0]["probability"]
+            for each in client.post("/v1/graphs/facts/ask", json=body).json()["results"]
+        ]
+        client.post("/v1/graphs/facts/ask", json={"question": "银行卡密码", "min_probability": 1.0})
+        client.post("/v1/graphs/empty/ask", json={"question": "花呗"})
+        exposed = samples(client.get("/metrics").text)
+
+    def of(name: str, **labels: str) -> float:
+        return exposed[name, frozenset(labels.items())]
+
+    assert of("moverank_questions_total", outcome="sure") == sum(each >= 0.5 for each in probabilities)
+    assert of("moverank_questions_total", outcome="unsure") == sum(each < 0.5 for each in probabilities)
+    assert of("moverank_questions_total", outcome="none") == 2
+    assert of("moverank_ask_batch_questions_count") == 3
+    assert of("moverank_ask_batch_questions_sum") == 4
+    for stage in ASK_STAGES:
+        assert of("moverank_ask_stage_seconds_count", stage=stage) == 2
+        assert of("moverank_ask_stage_seconds_sum", stage=stage) > 0
+    assert of("moverank_ask_steps_total") >= 2
+    assert of("moverank_ask_forwards_total") >= 4
+    assert (of("moverank_graph_triples", graph="facts"), of("moverank_graph_triples", graph="empty")) == (3, 0)
+    assert of("moverank_graph_pending", graph="facts") == 3
+    assert of("moverank_queue_questions") == 0
 
 
 REFUSED: list[tuple[str, Any, dict[str, str], str]] = [
@@ -126,6 +177,9 @@ def test_collections_beyond_the_largest_are_one_series() -> None:
     assert len(shown) == MOST_COLLECTIONS + 1
     assert sum(shown.values()) == sum(size.documents for size in sizes.values())
     assert shown[OTHERS] == sum(range(3 * MOST_COLLECTIONS))
+    graphs = {f"g{i}": GraphSize(i, 1) for i in range(2 * MOST_COLLECTIONS)}
+    exposed = samples(Metrics(lambda: Readings(graphs=graphs)).expose().decode())
+    assert exposed["moverank_graph_pending", frozenset({("graph", OTHERS)})] == MOST_COLLECTIONS
 
 
 def test_a_job_shows_its_progress(settings: Settings) -> None:

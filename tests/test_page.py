@@ -411,9 +411,15 @@ def test_a_question_is_answered_by_facts_that_can_be_browsed_and_changed(
             expect(shown.nth(i)).to_contain_text(answer["subject"])
             expect(shown.nth(i).locator(".edge")).to_have_text(answer["predicate"])
             expect(shown.nth(i).locator(".object")).to_have_text(answer["objects"])
+        told = api.post("/v1/graphs/facts/ask", json=body | {"explain": True}).json()["results"][0]
         tree = visit.page.locator(".answers .stage svg")
-        ends = [text for text in tree.locator("text").all_text_contents() if text.endswith("%")]
-        assert len(ends) == len(answers)
+        expect(tree.locator("text", has_text="是答案")).to_have_count(len(answers))
+        dropped = [beam["text"] for beam in told["beams"] if not beam["kept"]]
+        expect(visit.page.locator(".answers .caption")).to_contain_text(f"放弃了 {len(dropped)} 处")
+        if dropped:
+            visit.page.get_by_label("显示看过的每一条路").check()
+        written = "".join(tree.locator("text").all_text_contents())
+        assert [beam["text"] for beam in told["beams"] if beam["text"] not in written] == []
         assert "q=" in visit.page.url
         visit.picture("ask")
         shown.first.get_by_role("button").click()

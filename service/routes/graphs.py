@@ -11,6 +11,7 @@ from fastapi import APIRouter, Query, Request, Response
 from service.corpus_files import format_of_content_type
 from service.document_rules import wrong_text
 from service.errors import Conflict, InvalidRequest, NotFound, NotReady
+from service.found_facts import Answered, Beam
 from service.graph_changes import Change
 from service.graph_schemas import (
     Added,
@@ -25,7 +26,7 @@ from service.graph_schemas import (
     TriplesBody,
 )
 from service.graphs import Graph
-from service.knowledge import Answered, AskOptions
+from service.knowledge import AskOptions
 from service.library import check_name
 from service.observability import note
 from service.routes.calls import JsonRoute, Ready, check_most, in_pool, json_response, timing_header, wait_for
@@ -138,7 +139,7 @@ async def post_question(request: Request, runtime: Ready, name: str, body: AskBo
             f"this service has no lookup model: {settings.lookup_model} is no such folder. Name one as "
             "MOVERANK_LOOKUP_MODEL (python -m scripts.train_lookup makes it) and start the service again"
         )
-    options = AskOptions(body.beams, body.top_k, body.min_probability, body.lookahead)
+    options = AskOptions(body.beams, body.top_k, body.min_probability, body.lookahead, body.explain)
     futures = runtime.asking.submit(graph.view, questions, options)
     timeout_ms = settings.default_timeout_ms
     if not await wait_for(request, futures, time.monotonic() + timeout_ms / 1e3):
@@ -213,7 +214,14 @@ def _changes(body: TriplesBody, runtime: Runtime, is_removal: bool) -> list[Chan
 
 def _result(question: str, answered: Answered) -> dict[str, Any]:
     answers = [answer._asdict() for answer in answered.answers]
-    return {"question": question, "truncated": answered.is_truncated, "answers": answers}
+    result = {"question": question, "truncated": answered.is_truncated, "answers": answers}
+    if answered.beams is not None:
+        result["beams"] = [_beam(id, beam) for id, beam in enumerate(answered.beams)]
+    return result
+
+
+def _beam(id: int, beam: Beam) -> dict[str, Any]:
+    return {"id": id, **{"kept" if name == "is_kept" else name: told for name, told in beam._asdict().items()}}
 
 
 def _grouped(triples: list[Triple]) -> list[dict[str, Any]]:

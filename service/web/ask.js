@@ -61,7 +61,7 @@ export function showAsk(root, given) {
     running = new AbortController();
     answers.classList.add("is-stale");
     try {
-      const body = { question: state.q, beams: Number(state.beams), top_k: TOP_K };
+      const body = { question: state.q, beams: Number(state.beams), top_k: TOP_K, explain: true };
       const answer = await post(path`/v1/graphs/${state.g}/ask`, body, running.signal);
       draw(answer.results[0]);
     } catch (error) {
@@ -83,20 +83,17 @@ export function showAsk(root, given) {
       others.length > 0 && el("ul", { class: "alternatives" }, others.map((each) => el("li", {}, triple(each, false)))),
       el("h2", {}, say("ask.tree")),
       el("p", { class: "hint" }, say("ask.tree.hint")),
-      el("div", { class: "scroll stage", tabindex: 0, role: "group", "aria-label": say("ask.tree") }, drawBeams(result)),
-      choice(result.answers),
+      searchTree(result),
     );
   }
 
-  /** How many ways the graph left at the subject of the best answer. */
-  function choice(found) {
-    const told = el("p", { class: "caption" });
-    const subject = found[0].subject;
-    get(path`/v1/graphs/${state.g}/subjects/${subject}`, running.signal).then(
-      ({ facts }) => (told.textContent = say("ask.tree.choice", { subject, n: new Set(facts.map((fact) => fact.predicate)).size, m: found.length })),
-      () => told.remove(), // changed since, or nobody looks any more
-    );
-    return told;
+  /** The search as a tree; a tick shows every way that was weighed. */
+  function searchTree(result) {
+    const stage = el("div", { class: "scroll stage", tabindex: 0, role: "group", "aria-label": say("ask.tree") }, drawBeams(result));
+    const all = el("input", { type: "checkbox", onchange: () => put(stage, drawBeams(result, all.checked)) });
+    const ends = result.beams.filter((beam) => beam.kept && !beam.choices).length;
+    const dropped = result.beams.filter((beam) => !beam.kept).length;
+    return [stage, el("p", { class: "caption" }, say("ask.tree.choice", { m: ends, n: dropped })), dropped > 0 && el("label", {}, all, say("ask.tree.all"))];
   }
 
   function triple(answer, isBest) {
