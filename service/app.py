@@ -11,6 +11,7 @@ from typing import Any
 
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
+from fastapi_offline import FastAPIOffline
 from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
@@ -51,7 +52,7 @@ def create_app(settings: Settings, tracer: Tracer | None = None) -> FastAPI:
     Raises:
         ValueError: the file of keys cannot be used, or traces are wanted and OpenTelemetry is not installed.
     """
-    app = FastAPI(
+    app = FastAPIOffline(  # /docs asks no other host for its scripts
         title="moverank",
         version=VERSION,
         description="Which texts of this corpus mean the same as this one, fast and finely.",

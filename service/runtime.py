@@ -25,7 +25,7 @@ from service.batching import EncodeQueue
 from service.collections import Collection
 from service.corpus_files import read_documents
 from service.document_rules import Limits
-from service.errors import NotReady
+from service.errors import NotFound, NotReady
 from service.graph_imports import import_triples, load_triples
 from service.graph_library import GraphLibrary
 from service.imports import import_documents
@@ -225,8 +225,6 @@ class Runtime:
                 settings.paraphrase_model or settings.model,
                 self.encoder.device,
                 self._sentence_vectors,
-                settings.max_waiting_paraphrases,
-            )
     def _graph_sizes(self) -> dict[str, GraphSize]:
         """Return the sizes of all graphs that can be used."""
         sizes = {}
@@ -236,6 +234,8 @@ class Runtime:
                 sizes[name] = GraphSize(len(graph.view), graph.pending)
         return sizes
 
+                settings.max_waiting_paraphrases,
+            )
         except ValueError as error:
             if settings.paraphrase_model is not None:
                 raise

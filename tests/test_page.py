@@ -556,3 +556,13 @@ def test_axe_finds_nothing(browser: Browser, url: str, look: str, options: dict[
             assert faults == [], view
             assert visit.page.evaluate("document.documentElement.scrollWidth <= innerWidth"), view
             visit.picture(f"{view}-{look}")
+
+
+def test_the_reference_asks_no_other_host(browser: Browser, url: str) -> None:
+    """The reference of the API at /docs is drawn without any other host."""
+    page, asked = browser.new_page(), set[str]()
+    page.on("request", lambda request: asked.add(request.url.split("/", 3)[2]))
+    page.goto(f"{url}/docs")
+    expect(page.get_by_text("/v1/collections/{name}/search", exact=True)).to_be_visible()
+    page.close()
+    assert asked == {url.split("/", 3)[2]}
