@@ -25,7 +25,7 @@ from scripts.evaluation.floors import Bm25, TfIdf
 from scripts.evaluation.lookup import add_lookup, evaluate_lookup
 from scripts.evaluation.measures import judge, mean, spearman
 from scripts.evaluation.searching import FileSearch, Rerank, Retrieve, Setting, encode
-from scripts.training.vocabulary import read_lines
+from scripts.lines import read_lines
 
 FLOORS = {"tfidf-char1": 1, "tfidf-char2": 2, "bm25-char1": 1, "bm25-char2": 2}
 GRID = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)

@@ -23,6 +23,7 @@ import torch
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
+from scripts.lines import read_lines
 from scripts.training.choices import has_layers, mining, nth, parser, recipe
 from scripts.training.development import labelled, measure, question_search, write_passage_search, write_question_search
 from scripts.training.export import export, write_curves
@@ -34,7 +35,7 @@ from scripts.training.passages import draw_paragraphs, passage_pairs
 from scripts.training.processes import Processes, join, leave
 from scripts.training.recipe import Progress, Source
 from scripts.training.stages import save, train
-from scripts.training.vocabulary import build_tokenizer, read_lines, text_files
+from scripts.training.vocabulary import build_tokenizer, text_files
 
 
 @dataclass(frozen=True)

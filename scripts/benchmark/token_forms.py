@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from models.encoder import Encoded, Encoder
 from models.token_codec import ScaledBytes, TokenIds
 from models.transport import distance
-from scripts.training.vocabulary import read_lines
+from scripts.lines import read_lines
 from service.settings import BUNDLED_MODEL
 
 Tokens = NDArray[np.float32]  # (t, dim), of one text

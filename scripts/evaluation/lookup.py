@@ -24,7 +24,7 @@ from models.lookup import SLACK, Answer, Lookup, Remedies
 from models.name_tokens import NameTokenizer
 from models.prefix_tree import PrefixTree
 from models.rescoring import Vectors
-from scripts.training.vocabulary import read_lines
+from scripts.lines import read_lines
 from service.facts import Facts
 from service.facts_build import FactsBuilder
 from service.triples import TripleReader, join_subject, split_subject

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 from zlib import crc32
 
-from scripts.training.vocabulary import read_lines
+from scripts.lines import read_lines
 from service.triples import split_subject
 
 _ONE_HOP = re.compile(r"\s*select\s*\?(\w+)\s+where\s*\{\s*<([^<>]*)>\s*<([^<>]*)>\s*\?\1\s*\.?\s*\}\s*", re.IGNORECASE)

@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 from scipy.stats import spearmanr
 from tokenizers import Tokenizer
 
+from scripts.lines import read_lines
 from scripts.training.network import SimBert
 from scripts.training.pairs import Ids, Pairs, tokenize
 from scripts.training.passages import cloze, thinned
-from scripts.training.vocabulary import read_lines
 
 
 class Search(NamedTuple):

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
-from scripts.training.vocabulary import read_lines
+from scripts.lines import read_lines
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from scripts.lines import read_lines
 from scripts.training.pairs import Pairs
-from scripts.training.vocabulary import read_lines
 
 _SENTENCE = re.compile(r"[^。！？；!?;]+[。！？；!?;]*")
 

@@ -10,10 +10,9 @@ ideographs stand in for characters that have no token of their own (models/fallb
 """
 
 import io
-import lzma
 import tempfile
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 
@@ -30,13 +29,6 @@ from models.fallback import CJK, STAND_IN_TOKENS, is_cjk
 from scripts.model_folder import bert_tokenizer
 
 SPECIALS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")  # their ids are 0..4
-
-
-def read_lines(file: Path) -> Iterator[str]:
-    """Yield the lines of a UTF-8 text file without their ends; a name ending in `.xz` is unpacked on the way."""
-    with lzma.open(file, "rt", encoding="utf-8") if file.suffix == ".xz" else open(file, encoding="utf-8") as lines:
-        for line in lines:
-            yield line.rstrip("\n")
 
 
 def text_files(folder: Path, left_out: Iterable[str] = ()) -> list[Path]:
