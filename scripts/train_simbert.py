@@ -123,6 +123,19 @@ def sources(choices: argparse.Namespace, material: Material, stage: str) -> list
     return found
 
 
+def write_passage_searches(choices: argparse.Namespace, folder: Path) -> None:
+    """Write two searches among paragraphs that are not trained on: of any length, and of 250 characters and more.
+
+    How the shares of a score hang on the length of the texts is chosen on them.
+    """
+    files = text_files(choices.text, choices.leave_out_text)
+    few = draw_paragraphs(files, 150, choices.seed, skip=choices.passages)
+    write_passage_search(folder / "passages", few, choices.seed, 1_000)
+    many = draw_paragraphs(files, 1_500, choices.seed, skip=choices.passages + 150)
+    long = [paragraph for paragraph in many if len(paragraph) >= 250]
+    write_passage_search(folder / "long_passages", long[:: max(1, len(long) // 2_000)], choices.seed, 1_000)
+
+
 @torch.no_grad()
 def keep_part(network: SimBert, before: dict[str, torch.Tensor], share: float) -> None:
     """Go back from what a stage made of `before`: before + share · (after − before), WiSE-FT (arXiv:2109.01903)."""
@@ -162,10 +175,7 @@ def _run(choices: argparse.Namespace, processes: Processes, device: torch.device
     looked_at = [labelled(file, material.tokenizer) for file in choices.development]
     if processes.is_first and not (work / "development").exists():
         write_question_search(work / "development" / "questions", material.held, search)
-        unseen = draw_paragraphs(
-            text_files(choices.text, choices.leave_out_text), 150, choices.seed, skip=choices.passages
-        )
-        write_passage_search(work / "development" / "passages", unseen, choices.seed, 1_000)
+        write_passage_searches(choices, work / "development")
     torch.manual_seed(choices.seed)
     config = bert_config(
         len(weights), choices.hidden, choices.layers, choices.heads, choices.inner, choices.positions, choices.dropout
