@@ -1,27 +1,41 @@
 """Texts as terms: the characters of a text and the pairs of neighbours, as integers, without word segmentation.
 
-A text is normalised (NFKC, lower case) and read as runs of letters, marks, digits and symbols; white space, punctuation and
-control characters end a run. Its terms are the single characters and the pairs within a run. On Chinese retrieval sets
-both together find more on most sets (DECISIONS.md has the figures). All characters of a batch are
-handled as one array.
+A text is normalised (NFKC, lower case, traditional characters as simplified ones) and read as runs of letters, marks, digits
+and symbols; white space, punctuation and control characters end a run. Its terms are the single characters and the pairs
+within a run. On Chinese retrieval sets both together find more on most sets (DECISIONS.md has the figures). All characters of
+a batch are handled as one array.
 """
 
 import unicodedata
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 CODE_POINT_BITS = 21
+VERSION = 2
+"""Of what the terms of a text are; an index of another version is made anew."""
 
 _UNKNOWN, _SEPARATOR, _TERM = 0, 1, 2
 _kinds = np.zeros(0x110000, np.uint8)  # by code point, filled as they are met; whoever writes one writes the same value
 
 
+def _folding() -> NDArray[np.uint32]:
+    """Map every code point to itself, or a traditional character to its simplified form (OpenCC's t2s, Apache-2.0)."""
+    traditional, simplified = Path(__file__).with_name("traditional.txt").read_text(encoding="utf-8").split()
+    folded = np.arange(0x110000, dtype=np.uint32)
+    folded[[ord(character) for character in traditional]] = [ord(character) for character in simplified]
+    return folded
+
+
+_folded = _folding()
+
+
 def grams(texts: Sequence[str]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Return codes and text positions (both (n,)) of all terms, with repetitions; a code is one or two code points."""
     normal = [unicodedata.normalize("NFKC", text).lower() for text in texts]
-    points = np.frombuffer("".join(normal).encode("utf-32-le", "surrogatepass"), np.uint32).astype(np.int64)
+    points = _folded[np.frombuffer("".join(normal).encode("utf-32-le", "surrogatepass"), np.uint32)].astype(np.int64)
     places = np.repeat(np.arange(len(normal)), np.fromiter(map(len, normal), np.int64, len(normal)))
     is_term = _is_term(points)
     is_pair = is_term[1:] & is_term[:-1] & (places[1:] == places[:-1])

@@ -21,7 +21,7 @@ from typing import NamedTuple, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from service.grams import grams
+from service.grams import VERSION, grams
 from service.postings import Rows, Segment, merge, places, read_texts, saturated, segment_of
 from service.snapshots import read_snapshot, write_snapshot
 
@@ -185,7 +185,7 @@ class LexicalIndex:
         """Write a snapshot, atomically."""
         with self._writing:
             view, last_row = self._view, self._last_row
-        meta = {"k1": self._k1, "b": self._b, "segments": len(view.segments), "last_row": last_row}
+        meta = {"terms": VERSION, "k1": self._k1, "b": self._b, "segments": len(view.segments), "last_row": last_row}
         named = {f"{i}/{name}": [getattr(s, name)] for i, s in enumerate(view.segments) for name in _ARRAYS}
         write_snapshot(path, "lexical", meta, named)
 
@@ -194,6 +194,8 @@ class LexicalIndex:
         """Read a snapshot; ValueError for anything but a whole one."""
         meta, arrays = read_snapshot(path, "lexical")
         try:
+            if meta.get("terms") != VERSION:
+                raise ValueError(f"{path} indexes other terms than this version: it is made anew")
             index = cls(meta["k1"], meta["b"])
             segments = [segment_of([arrays[f"{i}/{name}"] for name in _ARRAYS]) for i in range(meta["segments"])]
             index._last_row = int(meta["last_row"])

@@ -11,17 +11,20 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from scripts.training.vocabulary import simplified
+from service import grams
 from service.lexical import LexicalIndex
 
 K1, B = 1.2, 0.75
-alphabet = st.sampled_from("花呗借还款信用卡Aab1Ａ，。 \n①é😀\u0301\ud800𠮷")
+PLAIN = str.maketrans(simplified())
+alphabet = st.sampled_from("花呗借还還款信用卡Aab1Ａ，。 \n①é😀\u0301\ud800𠮷")
 texts = st.text(alphabet, max_size=12) | st.text(max_size=6)
 
 
 def terms_of(text: str) -> Counter[str]:
     """The characters and pairs of a text, from the definition."""
     runs, run = [""], ""
-    for character in unicodedata.normalize("NFKC", text).lower():
+    for character in unicodedata.normalize("NFKC", text).lower().translate(PLAIN):
         category = unicodedata.category(character)
         run = "" if category[0] in "ZP" or category in ("Cc", "Cf", "Cs") else run + character
         runs.append(run)
@@ -212,3 +215,29 @@ def test_damaged_files_are_refused(tmp_path: Path) -> None:
         with pytest.raises(ValueError, match="bad"):
             LexicalIndex.load(tmp_path / "bad")
     assert len(LexicalIndex.load(tmp_path / "good")) == 100
+
+
+def test_a_traditional_text_is_found_by_a_simplified_query() -> None:
+    """Both spellings have the same terms, so they are as similar as equal texts."""
+    index = LexicalIndex()
+    index.add(np.arange(2, dtype=np.int64), ["信用卡還款", "圖書館幾點開門"])
+    (score, _), (row, _) = (part[0] for part in index.search(["图书馆几点开门"], 2))
+    assert row == 1
+    assert score == index.search(["圖書館幾點開門"], 1)[0][0, 0]
+
+
+def test_terms_and_tokens_read_traditional_characters_alike() -> None:
+    """The lexical index folds the characters that the bundled tokenizer's normaliser folds."""
+    traditional, plain = (Path(grams.__file__).with_name("traditional.txt")).read_text(encoding="utf-8").split()
+    assert dict(zip(traditional, plain, strict=True)) == simplified()
+
+
+def test_an_index_of_other_terms_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A snapshot that another version of the terms wrote is not read: the index is made anew from the store."""
+    index = LexicalIndex()
+    index.add(np.arange(1, dtype=np.int64), ["花呗"])
+    monkeypatch.setattr("service.lexical.VERSION", 1)
+    index.save(tmp_path / "old")
+    monkeypatch.undo()
+    with pytest.raises(ValueError, match="other terms"):
+        LexicalIndex.load(tmp_path / "old")
