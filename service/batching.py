@@ -15,18 +15,16 @@ import threading
 import time
 from collections import deque
 from collections.abc import Sequence
-from typing import Literal
 
 import numpy as np
 
 from models.encoder import Encoded, Encoder, Tokenized, batches_by_length
+from service.admission import Room
 from service.errors import NotReady, Overloaded
 from service.metrics import Metrics
-from service.submissions import Outcome, Piece, Submission, hand_out, join, nothing
+from service.submissions import Lane, Outcome, Piece, Submission, hand_out, join, nothing
 
 __all__ = ["EncodeQueue", "Lane", "Outcome", "Submission"]
-
-Lane = Literal["interactive", "bulk"]
 
 BULK_EVERY = 4
 """Interactive batches that may run in a row while bulk texts wait."""
@@ -36,7 +34,10 @@ MOST_UNLIKE = 2.0
 """Texts of one batch differ in length by this factor at most from the one that waited longest."""
 MOST_STUCK = 3
 """Forwards that may hang at the same time; then no further thread is started until one of them comes back."""
-LONGEST_RETRY_S = 60
+ALWAYS_BATCHES = 4
+"""Full batches' worth of waiting texts that are let in however long they take."""
+DROP_INTERVAL_S = 0.05
+"""Least seconds between two looks through a full queue for texts whose caller has left."""
 
 log = logging.getLogger(__name__)
 
@@ -52,18 +53,18 @@ class EncodeQueue:
         max_queued_tokens: int,
         metrics: Metrics | None = None,
         max_forward_s: float = 120.0,
+        max_wait_s: float = math.inf,
     ) -> None:
         self.encoder = encoder
         self.budget_tokens = max_batch_tokens
         """Padded tokens of a batch; halved where memory runs out, never below the longest text."""
-        self._max_queued_texts = max_queued_texts
-        self._max_queued_tokens = max_queued_tokens
+        self._room = Room(max_queued_texts, max_queued_tokens, max_wait_s, ALWAYS_BATCHES * max_batch_tokens)
         self._metrics = metrics or Metrics()
         self._max_forward_s = max_forward_s
         self._lanes: dict[Lane, deque[Piece]] = {"interactive": deque(), "bulk": deque()}
-        self._queued = {"texts": 0, "tokens": 0}
+        self._waiting_tokens: dict[Lane, int] = {"interactive": 0, "bulk": 0}
+        self._dropped_at = 0.0
         self._interactive_in_a_row = 0
-        self._tokens_per_s = 0.0
         self._changed = threading.Condition()
         self._is_open = True
         self.last_success: float | None = None
@@ -111,19 +112,20 @@ class EncodeQueue:
         in the queue as it is. A queue that is empty takes any number of texts, so that no request is too large for it.
 
         Raises:
-            Overloaded: the queue is full.
+            Overloaded: the queue is full, or interactive texts would wait for more than ``max_wait_s``.
             NotReady: the queue is closed, or the encoder hangs.
         """
         groups = batches_by_length([len(text.ids) for text in texts], self.budget_tokens)
-        pieces = [Piece([texts[i] for i in group], is_limited) for group in groups]
+        pieces = [Piece([texts[i] for i in group], is_limited, lane) for group in groups]
         tokens = sum(piece.tokens for piece in pieces)
         with self._changed:
             if not self._is_open:
                 raise NotReady("the service is shutting down")
             if self.is_beyond_repair:
                 raise NotReady("the encoder hangs; the service must be started again")
-            if is_limited and self._queued["texts"]:
-                self._admit(len(texts), tokens)
+            if is_limited:
+                self._admit(lane, len(texts), tokens)
+            self._room.pace.begin()
             self._lanes[lane].extend(pieces)
             for piece in pieces:
                 self._remember(piece)
@@ -145,24 +147,25 @@ class EncodeQueue:
             has_pieces = bool(self._running) or any(self._lanes.values())
             return not self.is_beyond_repair and (self._thread.is_alive() or has_pieces)
 
-    def _admit(self, texts: int, tokens: int) -> None:
+    def _admit(self, lane: Lane, texts: int, tokens: int) -> None:
         """Let texts in, or raise Overloaded; texts whose caller has left make room."""
-        for unit, more, most in (("texts", texts, self._max_queued_texts), ("tokens", tokens, self._max_queued_tokens)):
-            if self._queued[unit] + more > most:
-                self._drop_left()
-            if (queued := self._queued[unit]) + more > most:
-                raise Overloaded(
-                    f"{queued} {unit} are waiting and {more} more would pass max_queued_{unit} = {most}; try again later",
-                    retry_after_s=self._retry_after_s(),
-                    reason=f"queue_{unit}",
-                )
+        try:
+            self._room.check(texts, tokens, self._ahead(lane))
+        except Overloaded:
+            if time.monotonic() - self._dropped_at < DROP_INTERVAL_S:
+                raise
+            self._drop_left()
+            self._room.check(texts, tokens, self._ahead(lane))
 
-    def _retry_after_s(self) -> int:
-        """Return how long it takes, at the present speed, to encode what waits."""
-        seconds = self._queued["tokens"] / self._tokens_per_s if self._tokens_per_s else 1.0
-        return min(max(1, math.ceil(seconds)), LONGEST_RETRY_S)
+    def _ahead(self, lane: Lane) -> float:
+        """Return how many tokens go before those that come now; whoever is in no hurry is let in however many there are."""
+        if lane == "bulk":
+            return 0.0
+        waiting = self._waiting_tokens["interactive"]
+        return waiting + min(waiting / BULK_EVERY, self._waiting_tokens["bulk"])
 
     def _drop_left(self) -> None:
+        self._dropped_at = time.monotonic()
         for lane, waiting in self._lanes.items():
             for piece in waiting:
                 if piece.future.cancelled():
@@ -171,9 +174,10 @@ class EncodeQueue:
             self._lanes[lane] = deque(piece for piece in waiting if not piece.future.cancelled())
 
     def _remember(self, piece: Piece, sign: int = 1) -> None:
+        self._waiting_tokens[piece.lane] += sign * piece.tokens
         if piece.is_limited:
-            self._queued["texts"] += sign * len(piece.texts)
-            self._queued["tokens"] += sign * piece.tokens
+            self._room.queued["texts"] += sign * len(piece.texts)
+            self._room.queued["tokens"] += sign * piece.tokens
 
     def _forget(self, piece: Piece) -> None:
         self._remember(piece, -1)
@@ -193,14 +197,11 @@ class EncodeQueue:
                 if self._thread is not me:  # it was taken for lost, and another goes on
                     return
                 self._running = []
-            self._count(lane, batch, time.perf_counter() - began_at)
-
-    def _count(self, lane: Lane, batch: list[Piece], seconds: float) -> None:
-        if batch:
-            tokens = sum(piece.tokens for piece in batch)
-            self._metrics.batch(lane, sum(len(piece.texts) for piece in batch), tokens, seconds)
-            speed = tokens / max(seconds, 1e-6)
-            self._tokens_per_s += 0.2 * (speed - self._tokens_per_s) if self._tokens_per_s else speed
+                tokens = sum(piece.tokens for piece in batch)
+                self._room.pace.finish(tokens, not any(self._lanes.values()))
+            if batch:
+                texts = sum(len(piece.texts) for piece in batch)
+                self._metrics.batch(lane, texts, tokens, time.perf_counter() - began_at)
 
     def _next_batch(self) -> tuple[Lane, list[Piece]]:
         """Take the pieces of the next forward from the lane whose turn it is: the oldest, and what is like it."""
@@ -285,7 +286,7 @@ class EncodeQueue:
     def _encode_apart(self, piece: Piece) -> None:
         """Encode the halves of a piece that failed as a whole."""
         middle = len(piece.texts) // 2
-        halves = [Piece(texts, piece.is_limited) for texts in (piece.texts[:middle], piece.texts[middle:])]
+        halves = [Piece(texts, piece.is_limited, piece.lane) for texts in (piece.texts[:middle], piece.texts[middle:])]
         for half in halves:
             self._encode([half])
         if self._is_mine():
@@ -320,10 +321,11 @@ class EncodeQueue:
         self._metrics.restarted(how)
         self.trouble, self.last_success, self._forward_began_at = what, None, None
         lost, self._running = self._running, []
+        self._room.pace.finish(0, not any(self._lanes.values()))
         for piece in reversed(lost):
             if not piece.is_suspect and (how == "died" or not piece.is_limited) and not piece.future.done():
                 piece.is_suspect = True
-                self._lanes["bulk" if not piece.is_limited else "interactive"].appendleft(piece)
+                self._lanes[piece.lane].appendleft(piece)
                 self._remember(piece)
             else:
                 piece.settle(NotReady(f"{what}; try again", retry_after_s=2))

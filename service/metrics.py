@@ -30,7 +30,7 @@ OTHERS = "(others)"
 LANES = ("interactive", "bulk")
 STAGES = ("queue", "encode", "retrieve", "rerank", "lookup", "generate")
 REJECTS = (
-    *("queue_texts", "queue_tokens", "search_queue", "requests", "overloaded", "rate_limited"),
+    *("queue_texts", "queue_tokens", "queue_wait", "search_queue", "requests", "overloaded", "rate_limited"),
     *("validation", "too_large", "unauthorized", "forbidden", "cross_site", "unavailable"),
 )
 ASK_STAGES = ("encode", "search", "rescore")
@@ -233,7 +233,7 @@ def _samples(now: Readings) -> Iterator[Metric]:
     for unit, queued in (("texts", now.queued_texts), ("tokens", now.queued_tokens)):
         what = f"{unit.capitalize()} that wait for the encoder."
         yield _by("moverank_queue_" + unit, what, "lane", {lane: queued.get(lane, 0) for lane in LANES})
-    what = "Queries that are worked on or wait (at most max_concurrent_queries)."
+    what = "Queries that are worked on or wait."
     yield GaugeMetricFamily("moverank_queries_inside", what, value=now.queries_inside)
     what = "Tokens that a batch of the encoder may have; lowered where memory ran out."
     yield GaugeMetricFamily("moverank_batch_budget_tokens", what, value=now.batch_budget_tokens)

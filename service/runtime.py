@@ -89,7 +89,7 @@ class Runtime:
         """
         self.settings = settings
         self.metrics = metrics or Metrics()
-        self.gate = Gate(settings.max_concurrent_queries)
+        self.gate = Gate(settings.max_concurrent_queries, settings.search_threads, settings.max_wait_ms / 1e3)
         with ExitStack() as stack:  # closed in the reverse order, also when the next step fails
             # Matrix products here are small, or batched by FAISS and ONNX Runtime themselves: BLAS threads only stall.
             blas_limit = threadpool_limits(1, user_api="blas")
@@ -111,6 +111,7 @@ class Runtime:
                 settings.max_forward_s,
             )
             stack.callback(self.queue.close)
+                settings.max_queue_wait_ms / 1e3,
             self.limits = Limits(settings.max_text_chars, settings.max_metadata_bytes)
             self.indexer = Indexer(self.queue, self.codec)
             self.searcher = Searcher(self.codec, self.encoder.tokenize, settings.max_token_lists_mb << 20)

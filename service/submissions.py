@@ -3,11 +3,13 @@
 import time
 from concurrent.futures import Future, InvalidStateError
 from contextlib import suppress
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 
 from models.encoder import Encoded, Tokenized
+
+Lane = Literal["interactive", "bulk"]
 
 
 class Outcome(NamedTuple):
@@ -20,9 +22,10 @@ class Outcome(NamedTuple):
 class Piece:
     """Texts of one caller that go through the network together."""
 
-    def __init__(self, texts: list[Tokenized], is_limited: bool) -> None:
+    def __init__(self, texts: list[Tokenized], is_limited: bool, lane: Lane) -> None:
         self.texts = texts
         self.is_limited = is_limited
+        self.lane: Lane = lane
         self.width = max(len(text.ids) for text in texts)
         self.future: Future[Outcome] = Future()
         self.began_at: float | None = None

@@ -4,6 +4,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from itertools import chain, repeat
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,8 @@ from numpy.typing import NDArray
 from conftest import CHARACTERS
 from models.encoder import Encoder, EncoderNetwork, Tokenized, TorchForward
 from models.encoder_folder import read_encoder_folder
-from service.batching import BULK_EVERY, MOST_STUCK, EncodeQueue, Lane, Submission
+from service.admission import Pace
+from service.batching import BULK_EVERY, DROP_INTERVAL_S, MOST_STUCK, EncodeQueue, Lane, Submission
 from service.errors import NotReady, Overloaded
 
 POISON, NOT_A_NUMBER, DEADLY = "j", "i", "h"
@@ -387,10 +389,40 @@ def test_texts_whose_callers_left_make_room(start: Callable[..., EncodeQueue], f
         queue.submit(queue.encoder.tokenize(["的了"]), "interactive")
     for submission in left:
         submission.cancel()
+    time.sleep(DROP_INTERVAL_S)
     stays = queue.submit(queue.encoder.tokenize(["的了"]), "interactive")
     forward.door.set()
     stays.result(PATIENCE_S)
     assert queue.depth() == {"interactive": (0, 0), "bulk": (0, 0)}
+
+
+def pace_of(tokens_per_s: float) -> Pace:
+    """Return what is known of a queue that has encoded so many tokens a second, and stands still now."""
+    times = chain([0.0], repeat(1.0))
+    pace = Pace(lambda: next(times))
+    pace.begin()
+    pace.finish(tokens_per_s, True)
+    return pace
+
+
+def test_interactive_texts_that_would_wait_too_long_are_refused(watched: Encoder, forward: WatchedForward) -> None:
+    """Beyond some batches that always fit, a text that would wait longer than allowed is refused; bulk texts and jobs are not."""
+    queue = EncodeQueue(watched, 16, 1_000, 100_000, max_wait_s=2.0)
+    queue.submit(queue.encoder.tokenize(["的了"]), "interactive").result(PATIENCE_S)
+    hold(queue, forward)
+    queue._room.pace = pace_of(20.0)
+    # 4 tokens each: four batches of 16 tokens fit always; more would wait for more than 40 tokens at 20 a second.
+    waiting = [queue.submit(queue.encoder.tokenize(["的了"]), "interactive") for _ in range(17)]
+    with pytest.raises(Overloaded, match=r"would wait 3\.4 s, longer than max_queue_wait_ms = 2000") as caught:
+        queue.submit(queue.encoder.tokenize(["的了"]), "interactive")
+    assert (caught.value.retry_after_s, caught.value.reason) == (4, "queue_wait")
+    waiting.append(queue.submit(queue.encoder.tokenize(["的了"]), "bulk"))
+    waiting.append(queue.submit(queue.encoder.tokenize(["的了"]), "interactive", is_limited=False))
+    forward.door.set()
+    for each in waiting:
+        each.result(PATIENCE_S)
+    queue.submit(queue.encoder.tokenize(["的了"]), "interactive").result(PATIENCE_S)
+    queue.close()
 
 
 def test_the_time_to_come_back_is_that_of_the_backlog(
@@ -402,7 +434,7 @@ def test_the_time_to_come_back_is_that_of_the_backlog(
     for tokens_per_s, expected in ((20.0, 10), (1e6, 1), (0.1, 60)):
         hold(queue, forward)
         whole = queue.submit(queue.encoder.tokenize(["的了"] * 49), "interactive")  # 196 tokens
-        queue._tokens_per_s = tokens_per_s
+        queue._room.pace = pace_of(tokens_per_s)
         with pytest.raises(Overloaded) as caught:
             queue.submit(queue.encoder.tokenize(["的了"] * 2), "interactive")
         assert caught.value.retry_after_s == expected
