@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from models.branches import Offers
 from models.lookahead import Overlap, gains, sharpen
 from models.token_tree import TokenTree
-from models.unilm import Generator, Rows, joined
+from models.unilm import Generator, Rows, collected, hidden_of
 
 
 @dataclass(frozen=True)
@@ -36,11 +36,26 @@ class Width:
 
 
 class Hypothesis(NamedTuple):
-    """A complete key: its tokens with separators, its state in the tree, and its score, a sum of log-odds ≤ 0."""
+    """A complete key: its tokens with separators, its state in the tree, and its score, a sum of log-odds ≤ 0.
+
+    The network has read the first `written` tokens: they are in `rows[row]`, their hidden states in `chunks`.
+    """
 
     tokens: tuple[int, ...]
     state: NDArray[np.int64]
     score: float
+    rows: Rows
+    row: int
+    written: int
+    chunks: tuple["Chunk", ...]
+
+
+class Chunk(NamedTuple):
+    """Hidden states of `length` tokens that were read at once: hidden[place, :length] of (n, c, hidden)."""
+
+    hidden: torch.Tensor
+    place: int
+    length: int
 
 
 @dataclass
@@ -54,10 +69,15 @@ class _Beam:
     rows: Rows
     row: int
     written: int
+    chunks: tuple[Chunk, ...] = ()
 
     def said(self, token: int, state: NDArray[np.int64], score: float, overlap: NDArray[np.uint64]) -> "_Beam":
         """Return the hypothesis that says one more token."""
-        return _Beam((*self.tokens, token), state, score, overlap, self.rows, self.row, self.written)
+        return _Beam((*self.tokens, token), state, score, overlap, self.rows, self.row, self.written, self.chunks)
+
+    def complete(self) -> Hypothesis:
+        """Return the hypothesis as a key."""
+        return Hypothesis(self.tokens, self.state, self.score, self.rows, self.row, self.written, self.chunks)
 
 
 @dataclass
@@ -108,7 +128,7 @@ class Search:
             self._write([beam for _, beam in active])
             states = np.stack([beam.state for _, beam in active])
             tokens, offsets = self._tree.children(states)
-            odds = self._generator.log_odds(_hidden([beam for _, beam in active]), tokens, offsets)
+            odds = self._generator.log_odds(hidden_of([(beam.rows, beam.row) for _, beam in active]), tokens, offsets)
             for search in searches:
                 search.live = []
             grown: dict[int, list[tuple[float, _Beam, int]]] = {}
@@ -124,9 +144,7 @@ class Search:
                 )
             for search in searches:
                 self._choose(search, grown.get(id(search), []))
-        return [[Hypothesis(beam.tokens, beam.state, beam.score) for beam in search.done] for search in searches] or [
-            [] for _ in questions
-        ]
+        return [[beam.complete() for beam in search.done] for search in searches] or [[] for _ in questions]
 
     def _open(self, search: _Question) -> list[_Beam]:
         """Follow forced tokens and finish parts until every live beam of the question has a choice; returns these beams."""
@@ -229,16 +247,17 @@ class Search:
         behind = [beam for beam in beams if beam.written < len(beam.tokens)]
         if not behind:
             return
-        rows = _gathered(behind)
+        rows = collected([(beam.rows, beam.row) for beam in behind])
         pending = [beam.tokens[beam.written :] for beam in behind]
         counts = [len(one) for one in pending]
         chunk = np.zeros((len(behind), max(counts)), dtype=np.int64)
         for place, one in enumerate(pending):
             chunk[place, : len(one)] = one
         self.forwards += 1
-        rows = self._generator.extend(rows, chunk, counts)
+        rows, hidden = self._generator.extend_all(rows, chunk, counts)
         for place, beam in enumerate(behind):
             beam.rows, beam.row, beam.written = rows, place, len(beam.tokens)
+            beam.chunks = (*beam.chunks, Chunk(hidden, place, counts[place]))
 
     def _scored(
         self, searches: Sequence[_Question], rows: Rows, starts: Sequence[Sequence[tuple[int, ...]]]
@@ -279,39 +298,7 @@ class Search:
                     offers.add(tokens[:end], [token], [one])
             state = self._tree.walk(states[where[owner, tokens[:-1]]], tokens[-1:])
             overlap = searches[owner].overlap
-            beams[owner].append(
-                _Beam(tokens, state, score, overlap.walk(overlap.start()[0], tokens), written, place, len(tokens) - 1)
-            )
+            seen, read = overlap.walk(overlap.start()[0], tokens), len(tokens) - 1
+            chunk_of = Chunk(hidden, place, read)
+            beams[owner].append(_Beam(tokens, state, score, seen, written, place, read, (chunk_of,)))
         return beams
-
-
-def _by_rows(beams: Sequence[_Beam]) -> list[tuple[Rows, list[int]]]:
-    """Group the places of beams by the rows that hold what they have read."""
-    groups: dict[int, tuple[Rows, list[int]]] = {}
-    for place, beam in enumerate(beams):
-        groups.setdefault(id(beam.rows), (beam.rows, []))[1].append(place)
-    return list(groups.values())
-
-
-def _ordered(places: Sequence[Sequence[int]]) -> NDArray[np.int64]:
-    """Give, for groups of places put behind each other, where each place has come to stand."""
-    found: NDArray[np.int64] = np.argsort(np.concatenate([np.asarray(one, dtype=np.int64) for one in places]))
-    return found
-
-
-def _gathered(beams: Sequence[_Beam]) -> Rows:
-    """Collect the rows of `beams` in their order."""
-    groups = _by_rows(beams)
-    rows = joined([one.select([beams[place].row for place in places]) for one, places in groups])
-    return rows if len(groups) == 1 else rows.select(_ordered([places for _, places in groups]))
-
-
-def _hidden(beams: Sequence[_Beam]) -> torch.Tensor:
-    """Collect the last hidden states of `beams`, (n, hidden)."""
-    groups = _by_rows(beams)
-    found = torch.cat([one.hidden[[beams[place].row for place in places]] for one, places in groups])
-    return (
-        found
-        if len(groups) == 1
-        else found[torch.from_numpy(_ordered([places for _, places in groups])).to(found.device)]
-    )

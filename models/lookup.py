@@ -17,10 +17,11 @@ from numpy.typing import NDArray
 
 from models.beam import Hypothesis, Search, Width
 from models.branches import Branch, Offers, branches, readable
+from models.key_probabilities import part_log_probabilities
 from models.mentions import mentions
 from models.rescoring import FEATURES, Vectors, features, probabilities, read_weights
 from models.token_tree import TokenTree
-from models.unilm import Generator, Rows
+from models.unilm import Generator
 
 SLACK = 9.0
 """In nats: a hypothesis 8,000 times less likely than the best complete one is given up."""
@@ -173,7 +174,7 @@ class Lookup:
         search = Search(self.generator, tree, Width(beams, remedies.slack, 1024 if lookahead else 0))
         found = search.run(rows, inner, [names[:STARTS] for names in named] if remedies.mentions else (), offers)
         searched_at = time.perf_counter()
-        truths = self._log_probabilities(rows, found)
+        truths = part_log_probabilities(self.generator, rows, found, tree.parts)
         cosines = self._cosines(questions, found)
         candidates = [
             Found(
@@ -208,22 +209,6 @@ class Lookup:
             else:
                 found[-1].append(token)
         return found
-
-    def _log_probabilities(self, rows: Rows, found: Sequence[Sequence[Hypothesis]]) -> list[NDArray[np.float32]]:
-        """Log-probabilities over the whole vocabulary of the parts, separators included, of all keys: (n, 3) each."""
-        owners = [number for number, hypotheses in enumerate(found) for _ in hypotheses]
-        keys = [one.tokens for hypotheses in found for one in hypotheses]
-        sums = np.zeros((len(keys), 3), dtype=np.float32)
-        if keys:
-            chunk = np.zeros((len(keys), max(map(len, keys))), dtype=np.int64)
-            for row, key in enumerate(keys):
-                chunk[row, : len(key)] = key
-            each = self.generator.log_probabilities_of(rows.select(owners), chunk, [len(key) for key in keys])
-            for row, key in enumerate(keys):
-                ended = np.cumsum([0, *(token == self.separator for token in key[:-1])])
-                np.add.at(sums[row], ended, each[row, : len(key)])
-        cuts = np.cumsum([len(hypotheses) for hypotheses in found])[:-1]
-        return np.split(sums, cuts)
 
     def _cosines(self, questions: Sequence[str], found: Sequence[Sequence[Hypothesis]]) -> list[NDArray[np.float32]]:
         """Cosines of each question and "subject predicate" of its keys; zeros without an encoder."""

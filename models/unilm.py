@@ -27,6 +27,8 @@ from models.encoder_folder import read_encoder_folder
 from models.fallback import Fallbacks
 from models.unilm_network import UniLmNetwork
 
+MOST_STATES = 256
+"""Hidden states whose distribution over the vocabulary is in memory at once."""
 MOST_ROOM = 64
 """Positions that prompts leave for targets, if the network has twice as many."""
 
@@ -78,6 +80,59 @@ def joined(parts: Sequence[Rows]) -> Rows:
         torch.cat([functional.pad(one.cache, (0, 0, 0, 0, 0, width - one.cache.shape[3])) for one in parts], dim=2),
         torch.cat([one.hidden for one in parts]),
     )
+
+
+def collected(places: Sequence[tuple[Rows, int]]) -> Rows:
+    """Take single rows, each as (rows, place), out of different rows over the same prompts, in their order."""
+    groups = _by_rows(places)
+    found = joined([rows.select([places[i][1] for i in chosen]) for rows, chosen in groups])
+    return found if len(groups) == 1 else found.select(_order(groups))
+
+
+def hidden_of(places: Sequence[tuple[Rows, int]]) -> Tensor:
+    """Take the last hidden states of single rows, as `collected` does with rows: (n, hidden)."""
+    groups = _by_rows(places)
+    found = torch.cat([rows.hidden[[places[i][1] for i in chosen]] for rows, chosen in groups])
+    return found if len(groups) == 1 else found[torch.from_numpy(_order(groups)).to(found.device)]
+
+
+def _by_rows(places: Sequence[tuple[Rows, int]]) -> list[tuple[Rows, list[int]]]:
+    """Group the numbers of places by the rows that they are in."""
+    groups: dict[int, tuple[Rows, list[int]]] = {}
+    for number, (rows, _) in enumerate(places):
+        groups.setdefault(id(rows), (rows, []))[1].append(number)
+    return list(groups.values())
+
+
+def _order(groups: Sequence[tuple[Rows, list[int]]]) -> NDArray[np.int64]:
+    """Give, for groups put behind each other, where each number has come to stand."""
+    found: NDArray[np.int64] = np.argsort(np.concatenate([np.array(chosen, dtype=np.int64) for _, chosen in groups]))
+    return found
+
+
+class _Layout:
+    """Where m tokens stand among rows of different length: in `row` (m,) at `column` (m,), in the order of the rows."""
+
+    def __init__(self, exists: NDArray[np.bool_], device: torch.device) -> None:
+        """Take which places (n, c) have a token."""
+        self.row, self.column = np.nonzero(exists)
+        self._shape = exists.shape
+        self._places: Tensor | None = None  # all of them
+        if not exists.all():
+            self._places = torch.from_numpy(np.flatnonzero(exists)).to(device)
+
+    def spread(self, values: Tensor) -> Tensor:
+        """Put values (m, ...) of the tokens at their places (n, c, ...); 0 elsewhere."""
+        if self._places is None:
+            return values.reshape(*self._shape, *values.shape[1:])
+        found = values.new_zeros(self._shape[0] * self._shape[1], *values.shape[1:])
+        found[self._places] = values
+        return found.reshape(*self._shape, *values.shape[1:])
+
+    def gather(self, values: Tensor) -> Tensor:
+        """Take values (n, c, ...) of the places that have a token: (m, ...)."""
+        flat = values.reshape(-1, *values.shape[2:])
+        return flat if self._places is None else flat[self._places]
 
 
 class Generator:
@@ -135,18 +190,18 @@ class Generator:
         lengths = mask.sum(axis=1)
         if ids.shape[1] >= self.positions:
             raise ValueError(f"a prompt of {ids.shape[1]} tokens leaves no position of {self.positions} for a target")
-        positions = np.broadcast_to(np.arange(ids.shape[1]), ids.shape)
+        layout = _Layout(mask.astype(bool), self.device)
         seen = torch.from_numpy(np.where(mask, 0.0, -np.inf).astype(np.float32)).to(self.device)[:, None, None]
         kept: list[Tensor] = []
 
         def attend(layer: int, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-            keys, values = keys.transpose(1, 2), values.transpose(1, 2)
-            kept.append(torch.stack([keys, values]))
-            found = functional.scaled_dot_product_attention(queries.transpose(1, 2), keys, values, attn_mask=seen)
-            return found.transpose(1, 2)
+            queries, keys, values = (layout.spread(one).transpose(1, 2) for one in (queries, keys, values))
+            kept.append(torch.stack([keys, values]))  # (2, p, heads, t, d)
+            found = functional.scaled_dot_product_attention(queries, keys, values, attn_mask=seen)
+            return layout.gather(found.transpose(1, 2))
 
-        hidden = self._network.forward(ids, positions, 0, attend)
-        last = hidden[torch.arange(len(ids), device=self.device), torch.from_numpy(lengths - 1).to(self.device)]
+        hidden = self._network.forward(ids[layout.row, layout.column], layout.column, 0, attend)
+        last = hidden[self._put(np.cumsum(lengths) - 1)]
         cache = torch.stack(kept)  # (layers, 2, p, heads, t, d)
         layers, _, count, heads, _, size = cache.shape
         empty = cache.new_empty((layers, 2, count, 0, heads, size))
@@ -167,16 +222,16 @@ class Generator:
         ids = np.asarray(tokens, dtype=np.int64)  # (n, c)
         chunk = ids.shape[1]
         added = np.full(len(rows), chunk) if counts is None else np.asarray(counts, dtype=np.int64)
-        places = rows.lengths[:, None] + np.arange(chunk)  # (n, c)
-        positions = rows.prompts.lengths[rows.prompt][:, None] + places
         lengths = rows.lengths + added
         longest = int((rows.prompts.lengths[rows.prompt] + lengths).max())
         if longest > self.positions:
             raise ValueError(f"a row of {longest} tokens is longer than the {self.positions} positions of the network")
-        width = int(places[:, -1].max()) + 1
+        layout = _Layout(np.arange(chunk) < added[:, None], self.device)
+        places = rows.lengths[layout.row] + layout.column  # (m,)
+        width = int(lengths.max())
         put = self._put
-        number, column = put(np.arange(len(rows))[:, None]), put(places)
-        later = np.arange(width) > places[:, :, None]  # (n, c, width)
+        number, place = put(layout.row), put(places)
+        later = np.arange(width) > (rows.lengths[:, None] + np.arange(chunk))[:, :, None]  # (n, c, width)
         hides = put(np.where(later, -np.inf, 0.0).astype(np.float32))[:, None]
         cache = functional.pad(rows.cache, (0, 0, 0, 0, 0, width - rows.cache.shape[3]))
         is_one = len(rows.prompts.lengths) == 1
@@ -184,8 +239,8 @@ class Generator:
         outside = None if is_one else rows.prompts.mask[put(rows.prompt)]
 
         def attend(layer: int, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-            cache[layer, 0, number, column], cache[layer, 1, number, column] = keys, values
-            queries = queries.transpose(1, 2) * (queries.shape[-1] ** -0.5)  # (n, heads, c, d)
+            cache[layer, 0, number, place], cache[layer, 1, number, place] = keys, values
+            queries = layout.spread(queries).transpose(1, 2) * (queries.shape[-1] ** -0.5)  # (n, heads, c, d)
             from_prompt = queries @ shared[layer, 0].transpose(2, 3)  # (n, heads, c, t)
             if outside is not None:
                 from_prompt = from_prompt + outside
@@ -193,12 +248,13 @@ class Generator:
             from_rows = queries @ written[0].transpose(2, 3) + hides
             shares = torch.cat([from_prompt, from_rows], dim=-1).softmax(dim=-1)
             split = from_prompt.shape[-1]
-            return (shares[..., :split] @ shared[layer, 1] + shares[..., split:] @ written[1]).transpose(1, 2)
+            found = (shares[..., :split] @ shared[layer, 1] + shares[..., split:] @ written[1]).transpose(1, 2)
+            return layout.gather(found)
 
-        hidden = self._network.forward(ids, np.minimum(positions, self.positions - 1), 1, attend)
-        last = hidden[number[:, 0], put(added - 1)]
-        kept = cache[:, :, :, : int(lengths.max())]
-        return Rows(rows.prompts, rows.prompt, lengths, kept, last), hidden
+        positions = rows.prompts.lengths[rows.prompt][layout.row] + places
+        hidden = self._network.forward(ids[layout.row, layout.column], positions, 1, attend)
+        last = hidden[put(np.cumsum(added) - 1)]
+        return Rows(rows.prompts, rows.prompt, lengths, cache, last), layout.spread(hidden)
 
     @torch.inference_mode()
     def log_probabilities(self, rows: Rows | Tensor) -> Tensor:
@@ -207,19 +263,18 @@ class Generator:
         return functional.linear(self._network.features(hidden), *self._network.output).log_softmax(dim=-1)
 
     @torch.inference_mode()
-    def log_probabilities_of(self, rows: Rows, tokens: ArrayLike, counts: ArrayLike) -> NDArray[np.float32]:
-        """Log-probability over the vocabulary of each token of `tokens` (n, c) written after the rows; 0 beyond `counts` (n,)."""
-        ids = np.asarray(tokens, dtype=np.int64)
-        exists = np.arange(ids.shape[1]) < np.asarray(counts, dtype=np.int64)[:, None]
-        _, hidden = self.extend_all(rows, ids, counts)
-        before = torch.cat([rows.hidden[:, None], hidden[:, :-1]], dim=1)  # what each token is read of
-        found = np.zeros(ids.shape, dtype=np.float32)
-        places = np.argwhere(exists)
-        for part in np.array_split(places, max(1, len(places) // 256)):
-            row, column = torch.from_numpy(part.T.copy()).to(self.device)
-            logits = functional.linear(self._network.features(before[row, column]), *self._network.output)
-            wanted = torch.from_numpy(ids[part[:, 0], part[:, 1]]).to(self.device)
-            found[part[:, 0], part[:, 1]] = -functional.cross_entropy(logits, wanted, reduction="none").cpu().numpy()
+    def log_probabilities_at(
+        self, hidden: Tensor, owners: NDArray[np.int64], tokens: NDArray[np.int64]
+    ) -> NDArray[np.float32]:
+        """Log-probability over the vocabulary of token i after hidden state `owners[i]` of (n, hidden), for all i: (m,)."""
+        found = np.zeros(len(tokens), dtype=np.float32)
+        order = np.argsort(owners, kind="stable")
+        for first in range(0, len(hidden), MOST_STATES):
+            part = order[np.searchsorted(owners[order], first) : np.searchsorted(owners[order], first + MOST_STATES)]
+            features = self._network.features(hidden[first : first + MOST_STATES])
+            logits = functional.linear(features, *self._network.output)  # (≤ MOST_STATES, V)
+            row = self._put(owners[part] - first)
+            found[part] = (logits[row, self._put(tokens[part])] - logits.logsumexp(dim=1)[row]).cpu().numpy()
         return found
 
     @torch.inference_mode()

@@ -23,7 +23,7 @@ from models.encoder_folder import quiet_loading
 KINDS = ("bert", "roformer")
 
 Attend = Callable[[int, Tensor, Tensor, Tensor], Tensor]
-"""Attention of one layer: its number, queries, keys and values (n, c, heads, d) -> contexts (n, c, heads, d)."""
+"""Attention of one layer: its number, queries, keys and values (n, heads, d) of n tokens -> contexts (n, heads, d)."""
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,10 @@ class UniLmNetwork:
         return functional.layer_norm(values, values.shape[-1:], *norm, self._epsilon)
 
     def forward(self, ids: NDArray[np.int64], positions: NDArray[np.int64], segment: int, attend: Attend) -> Tensor:
-        """Run the layers over ids (n, c) at `positions` (n, c), all of one segment; returns (n, c, hidden)."""
+        """Run the layers over n tokens (n,) at `positions` (n,), all of one segment; returns (n, hidden).
+
+        Whose tokens they are is for `attend` to know: rows of different length are put behind each other, not padded.
+        """
         places = torch.from_numpy(positions.copy()).to(self.device)
         hidden = self.words[torch.from_numpy(ids).to(self.device)] + self._segments[segment]
         if self._places is not None:
@@ -106,15 +109,15 @@ class UniLmNetwork:
         hidden = self._normed(hidden, self._embedding_norm)
         if self._project is not None:
             hidden = functional.linear(hidden, *self._project)
-        turn = None if self._rotations is None else self._rotations[places][:, :, None]  # (n, c, 1, d)
-        count, chunk = ids.shape
+        turn = None if self._rotations is None else self._rotations[places][:, None]  # (n, 1, d)
+        count = len(ids)
         for number, layer in enumerate(self._layers):
-            inward = functional.linear(hidden, *layer.inward).view(count, chunk, 3, self.heads, -1)
-            queries, keys, values = inward.unbind(2)  # (n, c, heads, d)
+            inward = functional.linear(hidden, *layer.inward).view(count, 3, self.heads, -1)
+            queries, keys, values = inward.unbind(1)  # (n, heads, d)
             if turn is not None:
                 queries, keys = _rotated(queries, turn), _rotated(keys, turn)
                 values = _rotated(values, turn) if self._rotates_values else values
-            context = attend(number, queries, keys, values).reshape(count, chunk, -1)
+            context = attend(number, queries, keys, values).reshape(count, -1)
             hidden = self._normed(hidden + functional.linear(context, *layer.outward), layer.attention_norm)
             inner = self._activation(functional.linear(hidden, *layer.inner))
             hidden = self._normed(hidden + functional.linear(inner, *layer.outer), layer.norm)
@@ -122,7 +125,7 @@ class UniLmNetwork:
 
 
 def _rotated(vectors: Tensor, turn: Tensor) -> Tensor:
-    """Rotate pairs of neighbouring dimensions of vectors (n, c, heads, d) by the angles whose sines and cosines `turn` has.
+    """Rotate pairs of neighbouring dimensions of vectors (n, heads, d) by the angles whose sines and cosines `turn` has.
 
     Rotary positions: kexue.fm/archives/8265, arXiv:2104.09864.
     """

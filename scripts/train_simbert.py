@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from scripts.lines import read_lines
-from scripts.training.choices import has_layers, mining, nth, parser, recipe
+from scripts.training.choices import BY_LENGTH, has_layers, mining, nth, parser, recipe
 from scripts.training.development import labelled, measure, question_search, write_passage_search, write_question_search
 from scripts.training.export import export, write_curves
 from scripts.training.first_vectors import count_neighbours, inverse_document_frequency, ppmi, reduced
@@ -234,7 +234,7 @@ def _run(choices: argparse.Namespace, processes: Processes, device: torch.device
         "static_table": "static.safetensors",
         "weight": choices.weight,
         "lexical_weight": choices.lexical_weight,
-        "by_length": [choices.by_length],
+        "by_length": choices.by_length or BY_LENGTH,
         "retrieve": choices.retrieve,
         "max_tokens": choices.max_tokens,
     }

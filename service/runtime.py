@@ -109,9 +109,9 @@ class Runtime:
                 settings.max_queued_tokens,
                 self.metrics,
                 settings.max_forward_s,
+                settings.max_queue_wait_ms / 1e3,
             )
             stack.callback(self.queue.close)
-                settings.max_queue_wait_ms / 1e3,
             self.limits = Limits(settings.max_text_chars, settings.max_metadata_bytes)
             self.indexer = Indexer(self.queue, self.codec)
             self.searcher = Searcher(self.codec, self.encoder.tokenize, settings.max_token_lists_mb << 20)
@@ -181,6 +181,8 @@ class Runtime:
                 name: Size(len(collection.vectors), collection.bytes()) for name, collection in self.library.open_ones()
             },
             unreadable_collections=len(self.library.unreadable),
+            graphs=self._graph_sizes(),
+            queued_questions=0 if self.asking is None else self.asking.queued,
             jobs=self.jobs.counts(),
             running_job_lines={
                 "done": sum(status["done"] for status in running),
@@ -192,8 +194,6 @@ class Runtime:
 
     def close(self) -> None:
         """Finish what runs, stop jobs at their next batch, and write snapshots."""
-            graphs=self._graph_sizes(),
-            queued_questions=0 if self.asking is None else self.asking.queued,
         self._closing.close()
 
     def _open_graphs(self, stack: ExitStack) -> None:
@@ -217,15 +217,6 @@ class Runtime:
         else:
             log.warning("no question to a graph is answered: %s has no config.json", settings.lookup_model)
 
-    def _open_paraphraser(self, stack: ExitStack) -> None:
-        """Load what writes similar questions, where the folder can."""
-        settings = self.settings
-        self.paraphraser: Paraphraser | None = None
-        try:
-            self.paraphraser = Paraphraser(
-                settings.paraphrase_model or settings.model,
-                self.encoder.device,
-                self._sentence_vectors,
     def _graph_sizes(self) -> dict[str, GraphSize]:
         """Return the sizes of all graphs that can be used."""
         sizes = {}
@@ -235,6 +226,15 @@ class Runtime:
                 sizes[name] = GraphSize(len(graph.view), graph.pending)
         return sizes
 
+    def _open_paraphraser(self, stack: ExitStack) -> None:
+        """Load what writes similar questions, where the folder can."""
+        settings = self.settings
+        self.paraphraser: Paraphraser | None = None
+        try:
+            self.paraphraser = Paraphraser(
+                settings.paraphrase_model or settings.model,
+                self.encoder.device,
+                self._sentence_vectors,
                 settings.max_waiting_paraphrases,
             )
         except ValueError as error:

@@ -123,6 +123,11 @@ class Settings(BaseSettings):
     max_queued_tokens: int = Field(
         65_536, ge=16, description="Tokens that may wait for the encoder before callers get 429."
     )
+    max_queue_wait_ms: int = Field(
+        5_000,
+        ge=1,
+        description="Milliseconds that a text would wait for the encoder, as estimated, beyond which callers get 429.",
+    )
     max_concurrent_queries: int = Field(
         1_024, ge=1, description="Queries that may be worked on or wait at once before callers get 429."
     )
@@ -143,11 +148,6 @@ class Settings(BaseSettings):
         description="Milliseconds a search (or a question) may take when the request names no `timeout_ms`.",
     )
     drain_timeout_s: int = Field(20, ge=0, description="Seconds that running requests get after SIGTERM.")
-    max_queue_wait_ms: int = Field(
-        5_000,
-        ge=1,
-        description="Milliseconds that a text would wait for the encoder, as estimated, beyond which callers get 429.",
-    )
     snapshot_interval_s: float = Field(
         60.0, gt=0, description="Least seconds between two snapshots of a growing index."
     )

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from models.beam import Hypothesis, Search, Width
 from models.branches import Offers, branches, readable
+from models.key_probabilities import part_log_probabilities
 from models.lookahead import Overlap, gains, sharpen
 from models.mentions import mentions
 from models.unilm import Generator
@@ -161,6 +162,29 @@ def test_what_was_weighed_is_the_search(
             assert total <= 1 + 1e-4
             if len(children) == nodes[number].choices:
                 assert math.isclose(total, 1.0, abs_tol=1e-4)
+
+
+@given(KEYS, QUESTIONS, st.integers(1, 4), st.booleans())
+@settings(max_examples=25)
+def test_true_probabilities_are_those_of_the_whole_vocabulary(
+    generator: Generator, keys: list[tuple[list[int], ...]], questions: list[list[int]], beams: int, start: bool
+) -> None:
+    """What the search read is enough for them: the parts sum to the network's log-probability of the key, token by token."""
+    tree = PlainTree(keys)
+    rows = generator.start([[2, *question, 3] for question in questions])
+    starts = [mentions(tree, question, 8) for question in questions] if start else []
+    found = Search(generator, tree, Width(beams)).run(rows, questions, starts)
+
+    truths = part_log_probabilities(generator, rows, found, tree.parts)
+
+    for number, (hypotheses, truth) in enumerate(zip(found, truths, strict=True)):
+        assert truth.shape == (len(hypotheses), 3)
+        for one, parts in zip(hypotheses, truth.tolist(), strict=True):
+            written, wanted = rows.select([number]), [0.0, 0.0, 0.0]
+            for end, token in enumerate(one.tokens):
+                wanted[one.tokens[:end].count(SEPARATOR)] += float(generator.log_probabilities(written)[0, token])
+                written = generator.extend(written, [[token]])
+            assert np.allclose(parts, wanted, atol=1e-4)
 
 
 def test_nodes_are_read_as_text() -> None:

@@ -130,8 +130,8 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def start_service(model: Path, data_dir: Path, log: Path) -> Child:
-    """Start the service itself on a data folder, with every other setting as it is set outside."""
+def start_service(model: Path, data_dir: Path, log: Path, **settings: str) -> Child:
+    """Start the service itself on a data folder, with every other setting as it is given here or set outside."""
     port = free_port()
     environment = {
         "MOVERANK_MODEL": str(model),
@@ -141,6 +141,7 @@ def start_service(model: Path, data_dir: Path, log: Path) -> Child:
         "MOVERANK_SAMPLE": "false",
         "MOVERANK_API_KEYS": "",
         "MOVERANK_READ_ONLY_KEYS": "",
+        **settings,
     }
     return Child(["-m", "service.cli", "serve"], environment, log, port)
 

@@ -1,13 +1,15 @@
 """Questions a second of the lookup, against transformers' `generate` with a prefix tree of nested dicts.
 
-    python -m scripts.benchmark.lookup [--triples FILE | --size 200000] [--model DIR] [--questions 48] [--beams 4] [--json]
+    python -m scripts.benchmark.lookup [--triples FILE [--asked FILE] | --size 200000] [--model DIR] [--questions 48]
+        [--beams 4] [--http 200] [--json]
 
 The same weights, the same keys, the same number of beams, in one run, on the same threads. transformers runs a BertLMHeadModel
 with the UniLM mask and cache, `prefix_allowed_tokens_fn`, renormalised log-probabilities and no length penalty, so that a
 score is the sum of log-odds among the allowed tokens, as here. "search" does exactly that: no look-ahead, nothing dropped early,
 no subjects from the question, no ranking anew; "search, slack" gives up what is far behind, as the service does. "ask" is all
-that the service does, the encoder's cosines included. Same answers: the share of questions with the
-same best key. Times are of one process, wall clock; `process` is its CPU time.
+that the service does, the encoder's cosines included, in the form that the service runs it. Same answers: the share of
+questions with the same best key. Times are of one process, wall clock; `process` is its CPU time. At last a service of its own
+imports the triples and answers `--http` single questions, one after the other: their latency, as a client sees it.
 """
 
 import argparse
@@ -22,15 +24,19 @@ from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from tqdm import tqdm
 from transformers import BertLMHeadModel
 
 from models.beam import Search, Width
 from models.lookup import SLACK, Lookup
+from scripts.benchmark.asking import WARM, measure_http
 from scripts.benchmark.prefix_tree import write_graph
 from scripts.benchmark.report import table
-from scripts.evaluation.lookup import WEIGHTS, encoder_vectors, facts_of
+from scripts.evaluation.lookup import WEIGHTS, facts_of, read_wanted
 from service.facts import Facts
+from service.runtime import load_encoder
+from service.settings import Settings
 
 END = 4  # [MASK] ends a key: transformers would stop at the first separator
 
@@ -118,13 +124,21 @@ def timed(answer: Callable[[Sequence[int]], list[Key]], count: int, batch: int, 
     return Timed(count / seconds, 1000 * process / count, keys)
 
 
+def made_questions(facts: Facts, rows: NDArray[np.int64]) -> list[str]:
+    """Ask for the objects of some rows."""
+    return [f"{one.subject}的{one.predicate}是什么？" for one in facts.triples(np.sort(rows))]
+
+
 def measure(choices: argparse.Namespace, facts: Facts) -> dict[str, Any]:
     """Time transformers, the bare search and the whole lookup on the same questions."""
-    lookup = Lookup(choices.model, "cpu", encoder_vectors(choices.encoder, "cpu"))
+    encoder = load_encoder(
+        Settings(model=choices.encoder, device="cpu", threads=choices.threads, data_dir=choices.scratch)
+    )
+    lookup = Lookup(choices.model, "cpu", lambda texts: encoder.encode(encoder.tokenize(texts)).sentences)
     generator, tree = lookup.generator, facts.tree
     random = np.random.default_rng(choices.seed)
     rows = random.choice(facts.rows, size=choices.questions, replace=False)
-    questions = [f"{one.subject}的{one.predicate}是什么？" for one in facts.triples(np.sort(rows))]
+    questions = made_questions(facts, rows)
     prompts = generator.tokenize(questions)
     triples = facts.triples(np.arange(facts.rows))
     spelled = {
@@ -190,9 +204,11 @@ def measure(choices: argparse.Namespace, facts: Facts) -> dict[str, Any]:
 
 def as_text(report: dict[str, Any]) -> str:
     """Write the report as Markdown."""
-    head = " · ".join(f"{name} {value}" for name, value in report.items() if name != "runs")
+    head = " · ".join(f"{name} {value}" for name, value in report.items() if name not in ("runs", "http"))
     names = list(report["runs"][0])
-    return f"{head}\n\n{table(names, [[str(run[name]) for name in names] for run in report['runs']])}"
+    text = f"{head}\n\n{table(names, [[str(run[name]) for name in names] for run in report['runs']])}"
+    http = report.get("http")
+    return text if http is None else f"{text}\nover HTTP: " + " · ".join(f"{k} {v}" for k, v in http.items())
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -202,6 +218,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     add = command.add_argument
     add("--triples", type=Path, help="subject TAB predicate TAB object (default: made up)")
+    add("--asked", type=Path, help="questions for HTTP, as scripts.evaluate lookup reads them (default: made up)")
+    add("--http", type=int, default=200, help="single questions over HTTP, 0: none")
     add("--graph", type=Path, help="keep the built graph in this folder, or take it from there")
     add("--size", type=int, default=200_000, help="triples of the made-up graph")
     add("--model", type=Path, default=WEIGHTS / "lookup-mini-zh")
@@ -218,8 +236,21 @@ def main(arguments: Sequence[str] | None = None) -> None:
         triples = choices.triples or Path(temporary) / "graph.tsv"
         if choices.triples is None:
             write_graph(triples, choices.size)
+        choices.scratch = Path(temporary)
         with facts_of(triples, choices.model, choices.graph) as facts:
             report = measure(choices, facts)
+            count = choices.http + WARM
+            rows = np.random.default_rng(choices.seed + 1).choice(
+                facts.rows, size=min(count, facts.rows), replace=False
+            )
+            asked = (
+                [one.question for one in read_wanted(choices.asked, count)]
+                if choices.asked
+                else made_questions(facts, rows)
+            )
+        if choices.http:
+            models = (choices.encoder, choices.model)
+            report["http"] = measure_http(triples, asked, *models, choices.threads, choices.scratch)
     print(json.dumps(report, ensure_ascii=False) if choices.json else as_text(report))
 
 

@@ -10,6 +10,7 @@ from scripts.training.neighbours import Mining
 from scripts.training.recipe import Precision, Recipe
 
 STAGES = ("static", "language", "similar", "supervised")
+BY_LENGTH = [[8.0, 0.1, 0.9]]
 
 
 def parser(description: str) -> argparse.ArgumentParser:
@@ -103,7 +104,7 @@ def parser(description: str) -> argparse.ArgumentParser:
         default=1.0,
         help="share of stage similar's change that is kept",
     )
-    add("--loss", choices=get_args(InBatch), default="softmax", help="in-batch loss; formulas in models/losses.py")
+    add("--loss", choices=get_args(InBatch), default="flatnce", help="in-batch loss; formulas in models/losses.py")
     add("--scale", type=float, default=20.0, help="factor of similarities in the in-batch loss")
     per_stage = "one number per stage"
     add(
@@ -117,7 +118,7 @@ def parser(description: str) -> argparse.ArgumentParser:
         "--pair-weight",
         type=float,
         nargs="+",
-        default=[2.0, 2.0, 2.0, 0.0],
+        default=[12.0, 12.0, 12.0, 0.0],
         help=f"weight of the labelled pairs' thresholds, {per_stage}",
     )
     add(
@@ -155,9 +156,10 @@ def parser(description: str) -> argparse.ArgumentParser:
         "--by-length",
         type=float,
         nargs=3,
-        default=[8.0, 0.1, 0.9],
+        action="append",
         metavar=("RATIO", "WEIGHT", "LEXICAL_WEIGHT"),
-        help="the two weights for texts that are so many times as long as the query (moverank.json)",
+        help="the two weights for texts that are so many times as long as the query (moverank.json); may be given again "
+        f"for longer ones (default: {BY_LENGTH})",
     )
     add(
         "--retrieve",
