@@ -21,6 +21,7 @@ from service.documents import Change, Document, DocumentStore, ReadView, Vectors
 from service.errors import Conflict
 from service.lexical import LexicalIndex
 from service.locks import ReadersWriterLock
+from service.mapped_memory import mapped_in
 from service.vector_index import VectorIndex
 
 SNAPSHOT_ROWS = 10_000
@@ -187,9 +188,9 @@ class Collection:
         self.store.close()
 
     def _load_vectors(self) -> VectorIndex:
-        kind = self.manifest["index"]
+        kind, room = self.manifest["index"], mapped_in(self.folder)
         try:
-            index = VectorIndex.load(self.folder / "vectors.index", self.dim, kind, self._device)
+            index = VectorIndex.load(self.folder / "vectors.index", self.dim, kind, self._device, room=room)
             self._check_age(index.last_row)
             return index
         except FileNotFoundError:
@@ -197,7 +198,7 @@ class Collection:
         except ValueError as error:
             log.warning("collection %s: the vector index is rebuilt from the store: %s", self.name, error)
             (self.folder / "vectors.index").unlink()  # what is wrong now may look right later
-        return VectorIndex(self.dim, kind, self._device)
+        return VectorIndex(self.dim, kind, self._device, room=room)
 
     def _load_lexical(self) -> LexicalIndex:
         try:

@@ -68,3 +68,8 @@ def is_fresh(factory: str, trained_on: int, vectors: int) -> bool:
     """Say whether the training of an index still fits so many vectors."""
     least, most = (bound * trained_on for bound in _TRAINED_RANGE)
     return least <= vectors < most or points_needed(factory) == LEAST_INDEXED
+
+
+def reason(error: RuntimeError) -> str:
+    """Return what FAISS said, without the place in its source."""
+    return str(error).rpartition("Error: ")[2].strip()

@@ -15,12 +15,12 @@ from typing import Any
 
 import numpy as np
 
+from service.mapped_memory import Array, Room
+
 _MAGIC = b"moverank\x01"
 _LENGTH_BYTES = 4
 _DIGEST_BYTES = 32
 _HEADER_LIMIT_BYTES = 1 << 24
-
-Array = np.ndarray[Any, np.dtype[Any]]
 
 
 def write_snapshot(path: Path, kind: str, meta: Mapping[str, Any], arrays: Mapping[str, Sequence[Array]]) -> None:
@@ -60,8 +60,11 @@ def write_snapshot(path: Path, kind: str, meta: Mapping[str, Any], arrays: Mappi
         os.close(folder)
 
 
-def read_snapshot(path: Path, kind: str) -> tuple[dict[str, Any], dict[str, Array]]:
-    """Read back (meta, arrays). Raises ValueError for a foreign, truncated or altered file, OSError as open() does."""
+def read_snapshot(path: Path, kind: str, room: Room = np.empty) -> tuple[dict[str, Any], dict[str, Array]]:
+    """Read back (meta, arrays), these into memory from ``room``.
+
+    Raises ValueError for a foreign, truncated or altered file, OSError as open() does.
+    """
     size = path.stat().st_size
     digest = hashlib.sha256()
     with open(path, "rb") as file:
@@ -81,7 +84,7 @@ def read_snapshot(path: Path, kind: str) -> tuple[dict[str, Any], dict[str, Arra
             raise ValueError(f"{path} is damaged: {size} bytes where its header promises {wanted}")
         arrays: dict[str, Array] = {}
         for name, dtype, shape in described:
-            array = np.empty(shape, dtype)
+            array = room(shape, dtype)
             if array.size:
                 raw = array.reshape(-1).view(np.uint8)
                 if file.readinto(raw.data) != raw.nbytes:

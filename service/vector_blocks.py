@@ -10,6 +10,8 @@ from typing import NamedTuple, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from service.mapped_memory import Room
+
 _FIRST_BLOCK, _LARGEST_BLOCK = 1 << 10, 1 << 18  # vectors; memory that is not yet written to is not yet used
 _PIECE = 1 << 14  # vectors gathered at once
 _SCORES_AT_ONCE = 1 << 24
@@ -28,11 +30,16 @@ class Blocks(NamedTuple):
     starts: tuple[int, ...]
     total: int
     dim: int
+    room: Room = np.empty  # where the memory of further blocks comes from
 
     @classmethod
-    def of(cls, vectors: Vectors) -> Self:
+    def of(cls, vectors: Vectors, room: Room = np.empty) -> Self:
         """Take over vectors (n, dim) without copying."""
-        return cls((vectors,), (0,), len(vectors), vectors.shape[1])
+        return cls((vectors,), (0,), len(vectors), vectors.shape[1], room)
+
+    def emptied(self) -> Self:
+        """Return no vectors, of the same dimension and room."""
+        return self._replace(blocks=(), starts=(), total=0)
 
     def append(self, vectors: Vectors) -> "Blocks":
         """Return the snapshot with vectors (m, dim) after the present ones. One writer at a time."""
@@ -40,12 +47,12 @@ class Blocks(NamedTuple):
         while len(vectors):
             if not blocks or count == starts[-1] + len(blocks[-1]):
                 size = min(max(_FIRST_BLOCK, count, len(vectors)), _LARGEST_BLOCK)
-                blocks.append(np.empty((size, self.dim), np.float32))
+                blocks.append(self.room((size, self.dim), np.float32))
                 starts.append(count)
             free = blocks[-1][count - starts[-1] :][: len(vectors)]
             free[:] = vectors[: len(free)]
             vectors, count = vectors[len(free) :], count + len(free)
-        return Blocks(tuple(blocks), tuple(starts), count, self.dim)
+        return Blocks(tuple(blocks), tuple(starts), count, self.dim, self.room)
 
     def pieces(self, start: int = 0) -> Iterator[Vectors]:
         """Yield the vectors from slot `start` on, block by block, without copying."""

@@ -1,11 +1,11 @@
 """Sentence vectors by row: the nearest by inner product, which is the cosine since vectors have unit length.
 
-The idea: compressed codes propose, exact vectors decide. All float32 vectors stay in memory (vector_rows.py). A FAISS index,
+The idea: compressed codes propose, exact vectors decide. All float32 vectors are at hand (vector_rows.py). A FAISS index,
 "main", over the first slots proposes more candidates than asked for; the slots added since, the tail, are compared one by
 one; and every candidate is scored again with its float32 vector. So scores are exact on every index type. Deletes and filters
-are applied to what was proposed, on the CPU and the GPU alike (GPU indexes ignore selectors silently); where too few
-candidates are left, and in small collections always, all vectors are compared. "auto" is exact up to `exact_limit` vectors, then
-4-bit product codes scanned in registers ("Quicker ADC", arXiv:1812.09162), then these in inverted lists (DECISIONS.md).
+are applied to what was proposed, on the CPU and the GPU alike (GPU indexes ignore selectors silently); where too few are
+left, and in small collections always, all are compared. "auto" is exact up to `exact_limit` vectors, then 4-bit product codes
+scanned in registers ("Quicker ADC", arXiv:1812.09162), then these in inverted lists (DECISIONS.md).
 
 A search reads one view that the writer replaces as a whole: slots are only appended, a removal copies the mask, and a FAISS
 index that a view holds is never changed. So no search waits, and each sees all or nothing of an update. `maintain`
@@ -13,7 +13,6 @@ trains, extends and compacts on the side. FAISS's only door.
 """
 
 import threading
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
@@ -21,8 +20,9 @@ import faiss
 import numpy as np
 
 from service import index_kinds
-from service.index_kinds import EXACT_LIMIT, LEAST_INDEXED
-from service.snapshots import Array, read_snapshot, write_snapshot
+from service.index_kinds import EXACT_LIMIT, LEAST_INDEXED, reason
+from service.mapped_memory import Room
+from service.snapshots import read_snapshot, write_snapshot
 from service.vector_blocks import Blocks, Slots, Vectors
 from service.vector_rows import NO_ROWS, Rows, VectorRows
 
@@ -60,8 +60,10 @@ class _View(NamedTuple):  # what one search sees
 class VectorIndex:
     """The nearest vectors by row; any number of searching threads beside one writer."""
 
-    def __init__(self, dim: int, kind: str = "auto", device: str = "cpu", exact_limit: int = EXACT_LIMIT) -> None:
-        """Make an empty index.
+    def __init__(
+        self, dim: int, kind: str = "auto", device: str = "cpu", exact_limit: int = EXACT_LIMIT, room: Room = np.empty
+    ) -> None:
+        """Make an empty index, whose vectors lie in memory from ``room``.
 
         kind: "auto" or a FAISS factory string ("Flat", "HNSW32", "IVF256,SQ8", …). ValueError, with FAISS's reason, if it is
         none, does not fit the dimension or could take memory without bound. One that needs training is exact until there
@@ -75,9 +77,8 @@ class VectorIndex:
         if self._factory is not None:
             _new_index(dim, self._factory)
         self._exact_limit = exact_limit
-        self._retry_from = 0
-        self._last_row = -1
-        self._view = _View(VectorRows.empty(dim), None)
+        self._retry_from, self._last_row = 0, -1
+        self._view = _View(VectorRows.empty(dim, room), None)
         self._writing, self._maintaining, self._gpu_owner = threading.Lock(), threading.Lock(), threading.Lock()
         has_gpu = device == "cuda" and hasattr(faiss, "StandardGpuResources") and faiss.get_num_gpus() > 0
         self._gpu = faiss.StandardGpuResources() if has_gpu else None
@@ -181,22 +182,26 @@ class VectorIndex:
             (vectors, main), last_row = self._view, self._last_row
         meta = {"dim": self.dim, "kind": self.requested, "last_row": last_row, "main": main and main[1:]}
         index = [] if main is None else [faiss.serialize_index(self._on_host(main.index))]
-        pieces = [np.empty((0, self.dim), np.float32), *vectors.blocks.pieces()]
-        parts: Mapping[str, list[Array]] = {"rows": [vectors.rows], "dead": [vectors.dead], "vectors": pieces}
-        write_snapshot(path, "vectors", meta, {**parts, "index": [np.empty(0, np.uint8), *index]})
+        write_snapshot(path, "vectors", meta, {**vectors.arrays(), "index": [np.empty(0, np.uint8), *index]})
 
     @classmethod
     def load(
-        cls, path: Path, dim: int, kind: str = "auto", device: str = "cpu", exact_limit: int = EXACT_LIMIT
+        cls,
+        path: Path,
+        dim: int,
+        kind: str = "auto",
+        device: str = "cpu",
+        exact_limit: int = EXACT_LIMIT,
+        room: Room = np.empty,
     ) -> Self:
         """Read a snapshot; ValueError for anything but a whole one of this dimension and kind."""
-        loaded = cls(dim, kind, device, exact_limit)
-        meta, arrays = read_snapshot(path, "vectors")
+        loaded = cls(dim, kind, device, exact_limit, room)
+        meta, arrays = read_snapshot(path, "vectors", room)
         if (meta.get("dim"), meta.get("kind")) != (dim, kind):
             raise ValueError(f"{path} is not of {dim} dimensions as {kind!r}: {meta}")
         main = None
         try:
-            rows, dead, vectors = arrays["rows"], arrays["dead"], arrays["vectors"]
+            rows, dead, vectors = (arrays[name] for name in ("rows", "dead", "vectors"))
             if meta["main"] is not None and (meta["main"][0] != "Flat" or loaded._gpu is not None):
                 main = _Main(loaded._on_device(faiss.deserialize_index(arrays["index"])), *meta["main"])
             loaded._last_row = int(meta["last_row"])
@@ -205,7 +210,7 @@ class VectorIndex:
         fits = vectors.shape == (len(rows), dim) and dead.shape == rows.shape
         if not fits or (main and main.index.ntotal != main.covered):
             raise ValueError(f"{path} does not hold a vector index: its parts do not fit together")
-        loaded._view = _View(VectorRows.of(Blocks.of(vectors), rows, dead), main)
+        loaded._view = _View(VectorRows.of(Blocks.of(vectors, room), rows, dead), main)
         return loaded
 
     def _checked(self, vectors: Vectors) -> Vectors:
@@ -262,7 +267,7 @@ class VectorIndex:
             for piece in vectors.blocks.pieces():
                 index.add(piece)
         except RuntimeError as error:
-            self.problem, self._retry_from = _reason(error), 2 * vectors.live
+            self.problem, self._retry_from = reason(error), 2 * vectors.live
             return None
         self.problem = None
         return _Main(self._on_device(index), factory, len(vectors.rows), vectors.live)
@@ -316,7 +321,7 @@ def _new_index(dim: int, factory: str) -> Any:
         index = faiss.index_factory(dim, factory, faiss.METRIC_INNER_PRODUCT)
         chain = [index.chain.at(i) for i in range(index.chain.size())] if hasattr(index, "chain") else []
     except RuntimeError as error:
-        raise ValueError(f"index {factory!r}: {_reason(error)}") from error
+        raise ValueError(f"index {factory!r}: {reason(error)}") from error
     for transform in map(faiss.downcast_VectorTransform, chain):
         if isinstance(transform, faiss.PCAMatrix) and transform.d_out > transform.d_in:
             raise ValueError(f"index {factory!r}: {transform.d_out} components of {transform.d_in} dimensions")
@@ -343,8 +348,3 @@ def _bytes_per_vector(index: Any) -> int:
         return int(stored.sa_code_size()) + links + 8 * isinstance(index, faiss.IndexIVF)
     except RuntimeError:  # a few kinds do not say
         return 4 * int(index.d) + links
-
-
-def _reason(error: RuntimeError) -> str:
-    """Return what FAISS said, without the place in its source."""
-    return str(error).rpartition("Error: ")[2].strip()

@@ -9,6 +9,7 @@ from typing import NamedTuple, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from service.mapped_memory import Array, Room
 from service.vector_blocks import Blocks, Slots, Vectors
 
 _PIECE = 1 << 14  # vectors copied at once
@@ -35,9 +36,14 @@ class VectorRows(NamedTuple):
         return cls(blocks, rows, dead, int(np.count_nonzero(~dead)), rows, dead)
 
     @classmethod
-    def empty(cls, dim: int) -> Self:
-        """Return no slots."""
-        return cls.of(Blocks((), (), 0, dim), NO_ROWS, np.empty(0, np.bool_))
+    def empty(cls, dim: int, room: Room = np.empty) -> Self:
+        """Return no slots; the memory of later ones comes from ``room``."""
+        return cls.of(Blocks((), (), 0, dim, room), NO_ROWS, np.empty(0, np.bool_))
+
+    def arrays(self) -> dict[str, list[Array]]:
+        """Return all there is as arrays by name, each in pieces: what a snapshot is made of."""
+        pieces = [np.empty((0, self.blocks.dim), np.float32), *self.blocks.pieces()]
+        return {"rows": [self.rows], "dead": [self.dead], "vectors": pieces}
 
     def slots_of(self, rows: Rows) -> Slots:
         """Return the living slots of ascending rows; unknown rows have none."""
@@ -80,7 +86,7 @@ class VectorRows(NamedTuple):
     def compacted(self) -> Self:
         """Copy what lives to new slots."""
         alive = np.flatnonzero(~self.dead)
-        blocks = Blocks((), (), 0, self.blocks.dim)
+        blocks = self.blocks.emptied()
         for part in np.array_split(alive, len(alive) // _PIECE + 1):
             blocks = blocks.append(self.blocks.gather(part))
         return self.of(blocks, self.rows[alive], np.zeros(len(alive), np.bool_))

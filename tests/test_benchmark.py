@@ -6,6 +6,7 @@ import numpy as np
 import orjson
 import pytest
 
+from scripts.benchmark import memory
 from scripts.benchmark.corpus import LONGEST, SHORTEST, as_jsonl, made_corpus, read_corpus
 from scripts.benchmark.load import Load
 from scripts.benchmark.service import main, read_options, slices
@@ -37,6 +38,22 @@ def test_benchmark_runs_and_both_sides_find_the_same(
     printed = capsys.readouterr().out
     assert "script, HTTP" in printed
     assert "bare SentenceTransformer.encode" in printed
+
+
+@pytest.mark.timeout(600)
+def test_the_memory_of_an_import_is_measured(
+    model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Every line is imported and found again after a new start; resident memory is never less than the anonymous."""
+    monkeypatch.setenv("MOVERANK_RUNTIME", "torch")
+    monkeypatch.setattr(memory, "SEARCH_S", 0.2)
+    file = tmp_path / "report.json"
+    memory.main(["--model", str(model_folder), "--documents", "2500", "--json", str(file)])
+    report = orjson.loads(file.read_bytes())
+    assert report["documents"] == report["points"][-1]["documents"] == 2_500
+    for point in [*report["points"], report["restarted"], report["after_searches"]]:
+        assert point["total_mb"] > point["anonymous_mb"] > 0
+    assert "Started again" in capsys.readouterr().out
 
 
 def test_made_corpus_is_distinct_short_and_repeatable() -> None:

@@ -10,6 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from service.mapped_memory import mapped_in
 from service.vector_index import VectorIndex
 
 DIM = 16
@@ -119,7 +120,8 @@ def test_every_kind_gives_full_exact_results(kind: str, tmp_path: Path) -> None:
 def test_any_sequence_of_writes_equals_comparing_all(tmp_path: Path, data: st.DataObject) -> None:
     """An exact index equals the definition after any sequence of adds, removes, upserts, maintenance and reloads."""
     kind = data.draw(st.sampled_from(["auto", "Flat"]))
-    index, stored, next_row = VectorIndex(DIM, kind), dict[int, Vectors](), 1
+    room = data.draw(st.sampled_from([np.empty, mapped_in(tmp_path, 0)]))
+    index, stored, next_row = VectorIndex(DIM, kind, room=room), dict[int, Vectors](), 1
     for step in range(data.draw(st.integers(1, 8))):
         action = data.draw(st.sampled_from(["add", "add", "remove", "upsert", "maintain", "reload"]))
         gone = set(data.draw(st.lists(st.integers(0, next_row), max_size=200)))
@@ -129,7 +131,7 @@ def test_any_sequence_of_writes_equals_comparing_all(tmp_path: Path, data: st.Da
             index.maintain()
         elif action == "reload":
             index.save(tmp_path / "index")
-            index = VectorIndex.load(tmp_path / "index", DIM, kind)
+            index = VectorIndex.load(tmp_path / "index", DIM, kind, room=room)
         else:
             if action == "remove":
                 rows, vectors = rows[:0], vectors[:0]
