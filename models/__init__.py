@@ -7,7 +7,9 @@
 | `onnx_export` | the same forward as an ONNX Runtime session, for the CPU |
 | `token_codec` | token vectors <-> the few bytes a document keeps of them |
 | `transport` | WMD and WRD: masses, costs, exact plans |
-| `candidates`, `bounds`, `dual_bound` | many texts in one block; lower bounds of their distances, each tighter and dearer |
+| `candidates`, `bounds`, `query_potentials`, `dual_bound` | many texts in one block; lower bounds, each tighter and dearer |
+| `device_bounds`, `device_tokens` | the same bounds in torch, over token vectors that stay on a device |
+| `entropic`, `solvers` | problems solved nearly, many at once, with the error; who solves, and on which cores |
 | `rerank`, `block_rerank` | the exact best of many by a fused score, with a certificate; in memory, or read in blocks |
 | `fusion` | how cosine, BM25 and transport become one score |
 | `losses` | what the bundled network was trained with |

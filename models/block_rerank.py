@@ -14,8 +14,19 @@ from collections.abc import Callable
 import numpy as np
 
 from models import transport
-from models.candidates import Candidates
-from models.rerank import Certificate, Opened, Places, Reranked, TieBreak, best_of, rerank
+from models.candidates import RankedTexts
+from models.rerank import (
+    EXACT,
+    Certificate,
+    Opened,
+    Places,
+    Reranked,
+    Solving,
+    TieBreak,
+    best_of,
+    largest_error,
+    rerank,
+)
 from models.transport import Floats, Measure, Vectors
 
 BLOCK_TEXTS = 1_024
@@ -23,7 +34,7 @@ BLOCK_TEXTS = 1_024
 
 def rerank_in_blocks(
     query: Vectors,
-    read: Callable[[Places], Candidates],
+    read: Callable[[Places], RankedTexts],
     known: Floats,
     weight: float,
     top_k: int,
@@ -31,46 +42,52 @@ def rerank_in_blocks(
     tie_break: TieBreak | None = None,
     deadline: float | None = None,
     query_weights: Floats | None = None,
+    solving: Solving = EXACT,
 ) -> Reranked:
-    """Do what `rerank` does of n candidates that `read` brings by their positions (k,), ascending ones at a time."""
+    """Do what `rerank` does of n candidates that `read` brings by their positions (k,), ascending ones at a time.
+
+    What is solved nearly does not count as proven.
+    """
     order = np.argsort(-known, kind="stable")  # (n,)
     nearest = weight * transport.similarity(0.0, measure)
     scores = known + weight * transport.similarity(transport.WORST[measure], measure)  # the least
-    distances = np.full(len(known), np.nan)
+    distances, errors = np.full(len(known), np.nan), np.full(len(known), np.nan)
     hits = np.empty(0, np.int64)  # at most top_k
     kth = next_bound = -math.inf
-    opened, exact, done = Opened(), True, 0
+    opened, is_complete, done = Opened(), True, 0
     while done < len(order):
         rest = float(known[order[done]]) + nearest  # the best score that anybody can have who is not yet read
         if kth > rest or (deadline is not None and time.monotonic() >= deadline):
-            exact = kth > rest
+            is_complete = kth > rest
             next_bound = max(next_bound, rest)
             break
         chosen = np.sort(order[done : done + BLOCK_TEXTS])
         done += len(chosen)
         names = _of_chosen(chosen, tie_break)
         found = rerank(
-            query, read(chosen), known[chosen], weight, top_k, measure, names, deadline, query_weights, at_least=kth
+            query, read(chosen), known[chosen], weight, top_k, measure, names, deadline, query_weights, kth, solving
         )
         opened = Opened(*(a + b for a, b in zip(opened, found.opened, strict=True)))
-        exact = exact and found.certificate.exact
+        is_complete = is_complete and found.is_complete
         if found.certificate.next_bound is not None:
             next_bound = max(next_bound, found.certificate.next_bound)
-        scores[chosen[found.order]], distances[chosen[found.order]] = found.scores, found.distances
+        of_found = chosen[found.order]
+        scores[of_found], distances[of_found], errors[of_found] = found.scores, found.distances, found.errors
         together = np.concatenate([hits, chosen[found.order]])
         hits = together[best_of(scores[together], together, top_k, tie_break)]
         kth = float(scores[hits[-1]]) if len(hits) == top_k else -math.inf
-    if not exact:
+    if not is_complete:
         positions = np.arange(len(known))
         hits = best_of(scores, positions, top_k, tie_break)
     certificate = Certificate(
-        exact=exact,
+        exact=is_complete and solving.entropic is None,
         kth=float(scores[hits[-1]]) if len(hits) else None,
         next_bound=next_bound if opened.solved < len(known) else None,
         solved=opened.solved,
         pruned=len(known) - opened.solved,
+        max_error=largest_error(errors[hits]),
     )
-    return Reranked(hits, scores[hits], distances[hits], certificate, opened)
+    return Reranked(hits, scores[hits], distances[hits], certificate, opened, is_complete, errors[hits])
 
 
 def _of_chosen(chosen: Places, tie_break: TieBreak | None) -> TieBreak:

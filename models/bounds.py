@@ -1,12 +1,13 @@
 """Lower bounds of the transport distances between one query and many texts, each dearer and tighter than the one before.
 
 1. ``relaxed``: every token of the text goes to its nearest token of the query, as if the query's masses did not matter (the
-   relaxed bound of Kusner et al., ICML 2015, from the text's side). Where token vectors are rows of one table, the nearest token
-   of the query is looked up once per row of the table, and a text costs one addition per token (LC-RWMD, Atasu et al. 2017,
+   relaxed bound of Kusner et al., ICML 2015, from the text's side), after tokens of the query to which texts crowd were made
+   dearer, alike for all texts (models/query_potentials.py). Where token vectors are rows of one table, the nearest token of the
+   query is looked up once per row of the table, and a text costs one addition per token (LC-RWMD, Atasu et al. 2017,
    arXiv:1711.07227): millions of tokens in milliseconds.
 2. ``reduced``: the reduction of the Hungarian method. Take the least cost out of every row, then of every column of what is
    left (and the other way round, whichever gives more): the sums taken out, weighed by the masses, are a feasible solution
-   of the dual problem, hence at most the distance, and never less than the relaxed bound of either side.
+   of the dual problem, hence at most the distance. The second order starts from the potentials that texts share.
 3. models/dual_bound.py: a few Sinkhorn iterations, for long texts.
 
 The bounds are computed in float32 and lowered by more than its rounding errors can amount to (for d-term sums of unit
@@ -15,17 +16,21 @@ rounding e, d * e relative: Higham, Accuracy and Stability of Numerical Algorith
 
 import math
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from models import transport
 from models.candidates import Candidates, ranges
+from models.dual_bound import Dual, dual_values
+from models.query_potentials import query_potentials
 from models.transport import Floats, Measure, Points
 
 BLOCK = 1 << 18  # costs held at a time: 1 MiB of float32, which stays in a core's cache
 RUN = 1 << 16  # tokens of a table looked up at a time
+SAMPLE_TEXTS = 256  # that the potentials shared by all are learned from, or where tokens share no table
+SAMPLE_TOKENS = 2_048
 SOLVER_ROUNDING = 1e-12  # more than float64 can take from a solved distance, relative to the largest cost
 UNDERFLOW = 1e-36  # more than float32 can lose of a squared distance below its normal range
 
@@ -33,8 +38,34 @@ Costs = NDArray[np.float32]
 Places = NDArray[np.int64]
 
 
+class LowerBounds(Protocol):
+    """What a rerank asks of lower bounds of the distances between one query and n candidates."""
+
+    query: Points  # its tokens with mass
+    dual_run: int  # candidates that get the dual bound at once
+
+    @property
+    def has_table(self) -> bool:
+        """Whether `relaxed` costs next to nothing beside `reduced`."""
+        ...
+
+    def relaxed(self) -> Floats:
+        """Bounds (n,), the cheapest."""
+        ...
+
+    def reduced(self, positions: Places | None = None) -> Floats:
+        """Bounds (k,) of some, or of all; better ones."""
+        ...
+
+    def dual(self, positions: Places) -> Floats:
+        """Bounds (k,) of some; the best ones."""
+        ...
+
+
 class Floors:
     """Bounds of the distances between one query and candidates; texts without mass have the worst distance exactly."""
+
+    dual_run = 12  # candidates that get the dual bound at once
 
     def __init__(self, query: Points, candidates: Candidates, measure: Measure) -> None:
         """Raise ValueError where token vectors of the candidates are not finite or too long."""
@@ -56,6 +87,7 @@ class Floors:
         self._largest = 2.0 if measure == "wrd" else math.sqrt(query.squares.max(initial=0.0)) + longest  # of the costs
         self._rounding = 4.0 * unit_rounding(candidates.vectors.shape[1])  # of masses and of reduced costs
         self._table: Costs | None = None  # (m, D)
+        self._potentials: tuple[Costs, Costs] | None = None  # (m,), (D,)
         if candidates.rows is not None and len(self.query.masses):
             self._table = cost_floor(self.query, candidates.vectors, self._sizes, measure)
 
@@ -65,7 +97,7 @@ class Floors:
         return self._table is not None
 
     def relaxed(self) -> Floats:
-        """Bounds (n,) from the texts' side; only with a table."""
+        """Bounds (n,) by potentials of the query that all texts share; only with a table."""
         offsets, rows = self._candidates.offsets, self._candidates.rows
         assert self._table is not None
         assert rows is not None
@@ -75,19 +107,43 @@ class Floors:
             return bounds
         scale = max(float(self._weights.max()), 1e-300)
         weights = (self._weights / scale).astype(np.float32)  # (D,), in [0, 1]
-        nearest = weights * self._table.min(axis=0)
+        potentials, served = self._shared_potentials(present)
+        served = weights * served
         sums, totals = (np.empty(len(present), np.float32) for _ in range(2))
         for first, last in blocks(offsets[present], int(offsets[-1]), RUN):
             starts = offsets[present[first:last]]
             tokens = rows[starts[0] : offsets[present[last - 1] + 1]].astype(np.intp)
-            np.add.reduceat(nearest.take(tokens, mode="clip"), starts - starts[0], out=sums[first:last])
+            np.add.reduceat(served.take(tokens, mode="clip"), starts - starts[0], out=sums[first:last])
             np.add.reduceat(weights.take(tokens, mode="clip"), starts - starts[0], out=totals[first:last])
         longest = int((offsets[1:] - offsets[:-1]).max())
+        of_query = float(self.query.masses @ potentials)  # at most 0
         with np.errstate(invalid="ignore", divide="ignore"):
-            found = self._lowered(sums.astype(np.float64) / totals, unit_rounding(4 * longest))
+            of_texts = sums.astype(np.float64) / totals
+            found = self.lowered_dual(of_texts + of_query, of_texts - of_query, unit_rounding(4 * longest))
         has_mass = totals > 1e-6  # of what is smaller, float32 cannot tell the share: its bound is 0
         bounds[present] = np.where(has_mass, found, 0.0)
         return bounds
+
+    def _shared_potentials(self, present: Places) -> tuple[Costs, Costs]:
+        """Potentials of the query (m,) and of every vector (D,), learned from some of the texts that have tokens."""
+        if self._potentials is None:
+            assert self._table is not None
+            assert self._candidates.rows is not None
+            some = present[:: -(-len(present) // SAMPLE_TEXTS)]
+            rows = self._candidates.rows[ranges(self._candidates.offsets, some)].astype(np.intp)
+            sizes = self._candidates.offsets[some + 1] - self._candidates.offsets[some]
+            weights = self._weights[rows]
+            totals = np.repeat(np.add.reduceat(weights, np.cumsum(sizes) - sizes), sizes)
+            shares = np.divide(weights, totals, out=np.zeros_like(weights), where=totals > 0.0)
+            masses = np.bincount(rows, shares, len(self._weights))
+            occur = np.flatnonzero(masses)
+            f = np.zeros(len(self.query.masses), np.float32)
+            if len(occur):
+                f = query_potentials(
+                    self.query.masses, self._table[:, occur], (masses[occur] / masses.sum()).astype(np.float32)
+                )
+            self._potentials = f, np.min(self._table - f[:, None], axis=0)
+        return self._potentials
 
     def reduced(self, positions: Places | None = None) -> Floats:
         """Bounds (k,) of the candidates at some positions (k,), or of all, by reduction."""
@@ -104,9 +160,23 @@ class Floors:
             cost, weights = self.block(some)
             starts = ends[first:last] - ends[first]
             totals = np.add.reduceat(weights, starts)
-            sums = reduction(self.query.masses, weights, totals, cost, starts)
-            bounds[present[first:last]] = np.where(totals > 0.0, self._lowered(sums), self._worst)
+            served = self._served(some, cost, weights)
+            rows_first, columns_first = reduction(self.query.masses, weights, totals, cost, starts, served)
+            found = np.maximum(self._lowered(rows_first.values), self.lowered_dual(*columns_first))
+            bounds[present[first:last]] = np.where(totals > 0.0, found, self._worst)
         return bounds
+
+    def _served(self, positions: Places, cost: Costs, weights: Floats) -> Costs:
+        """Potentials (t,) of the tokens of some texts, with costs (m, t) and weights (t,), from those that texts share."""
+        if self._candidates.rows is not None and self._table is not None:
+            tokens = self._candidates.rows[ranges(self._candidates.offsets, positions)].astype(np.intp)
+            return np.asarray(self._shared_potentials(positions)[1].take(tokens), np.float32)
+        if self._potentials is None:  # learned from the first texts that are asked for
+            step = -(-cost.shape[1] // SAMPLE_TOKENS)
+            masses = weights[::step] / max(float(weights[::step].sum()), 1e-300)
+            f = query_potentials(self.query.masses, cost[:, ::step], masses.astype(np.float32))
+            self._potentials = f, np.empty(0, np.float32)
+        return np.asarray(np.min(cost - self._potentials[0][:, None], axis=0))
 
     def block(self, positions: Places) -> tuple[Costs, Floats]:
         """Costs (m, t), rounded down, and token weights (t,) of the candidates at positions, one after another; both copies."""
@@ -117,13 +187,19 @@ class Floors:
         which = rows[tokens].astype(np.intp)
         return self._table.take(which, axis=1), self._weights[which]
 
-    def _lowered(self, sums: Floats, rounding: float = 0.0) -> Floats:
+    def _lowered(self, sums: Floats) -> Floats:
         """Bounds without what rounding may have added."""
-        return np.maximum(sums * (1.0 - self._rounding - rounding) - SOLVER_ROUNDING * self._largest, 0.0)
+        return np.maximum(sums * (1.0 - self._rounding) - SOLVER_ROUNDING * self._largest, 0.0)
 
-    def lowered_dual(self, values: Floats, sizes: Floats) -> Floats:
+    def dual(self, positions: Places) -> Floats:
+        """Bounds (k,) of some candidates with tokens, by Sinkhorn iterations; a query without mass has none."""
+        cost, weights = self.block(positions)
+        sizes = self._candidates.offsets[positions + 1] - self._candidates.offsets[positions]
+        return self.lowered_dual(*dual_values(self.query.masses, cost, weights, np.cumsum(sizes) - sizes))
+
+    def lowered_dual(self, values: Floats, sizes: Floats, rounding: float = 0.0) -> Floats:
         """Values of dual solutions (b,) without what rounding may have added; `sizes` (b,) of what they are sums of."""
-        return np.maximum(values - self._rounding * sizes - SOLVER_ROUNDING * self._largest, 0.0)
+        return np.maximum(values - (self._rounding + rounding) * sizes - SOLVER_ROUNDING * self._largest, 0.0)
 
 
 def blocks(starts: Places, end: int, tokens: int) -> Iterator[tuple[int, int]]:
@@ -173,19 +249,24 @@ def cost_floor(query: Points, vectors: NDArray[np.float32], lengths: NDArray[Any
     return np.sqrt(cost, out=cost)
 
 
-def reduction(query_masses: Floats, weights: Floats, totals: Floats, cost: Costs, starts: Places) -> Floats:
-    """Bounds (b,) of b texts: the greater of what the two orders of reduction take out of the costs (m, t), weighed.
+def reduction(
+    query_masses: Floats, weights: Floats, totals: Floats, cost: Costs, starts: Places, served: Costs
+) -> tuple[Dual, Dual]:
+    """What the two orders of reduction take out of the costs (m, t) of b texts, weighed: dual solutions.
 
-    Text i begins at token starts[i] of t; its masses are its weights over totals[i] (its bound is nan where that is 0).
+    Text i begins at token starts[i] of t; its masses are its weights over totals[i] (its values are nan where that is 0). Rows
+    first takes the least out of every row, then of every column. Columns first begins with potentials `served` (t,) of the tokens.
     The costs are overwritten.
     """
     sizes = np.diff(starts, append=cost.shape[1])
     row_least = np.minimum.reduceat(cost, starts, axis=1)  # (m, b)
     column_rest = np.min(cost - np.repeat(row_least, sizes, axis=1), axis=0)  # (t,)
-    column_least = np.min(cost, axis=0)  # (t,)
-    cost -= column_least
+    cost -= served
     row_rest = np.minimum.reduceat(cost, starts, axis=1)  # (m, b)
     with np.errstate(invalid="ignore"):
         rows_first = query_masses @ row_least + np.add.reduceat(column_rest * weights, starts) / totals
-        columns_first = np.add.reduceat(column_least * weights, starts) / totals + query_masses @ row_rest
-    return np.maximum(rows_first, columns_first)
+        of_texts = np.add.reduceat(served * weights, starts) / totals
+        return (
+            Dual(rows_first, rows_first),
+            Dual(of_texts + query_masses @ row_rest, of_texts + query_masses @ np.abs(row_rest)),
+        )

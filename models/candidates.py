@@ -1,7 +1,7 @@
 """Token vectors of many texts in one block, as the rerank reads them, and the table that static ones are rows of."""
 
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,8 +38,11 @@ class TokenTable:
         if measure not in self._points:
             self._points[measure] = transport.points(self.vectors, measure)
         known = self._points[measure]
+        if weights is None and measure == "wmd":
+            count = len(token_ids)
+            return Points(known.at[token_ids], np.full(count, 1.0 / max(count, 1)), known.squares[token_ids])
         if weights is None:
-            weights = self.lengths[token_ids] if measure == "wrd" else np.ones(len(token_ids))
+            weights = self.lengths[token_ids]
         return Points(known.at[token_ids], transport.shares(weights), known.squares[token_ids])
 
 
@@ -63,6 +66,33 @@ class Weighing(NamedTuple):
 
 
 PLAIN = Weighing()
+
+
+class RankedTexts(Protocol):
+    """What a rerank asks of its candidates."""
+
+    @property
+    def texts(self) -> int:
+        """How many texts there are."""
+        ...
+
+    @property
+    def offsets(self) -> NDArray[np.int64]:
+        """Where the tokens of each begin (n + 1,)."""
+        ...
+
+    @property
+    def rows(self) -> Integers | None:
+        """What tokens (tokens,) are rows of; None where tokens share no vectors."""
+        ...
+
+    def check(self, query: Vectors) -> None:
+        """Raise ValueError where a query (m, d) would get a wrong answer or none."""
+        ...
+
+    def points(self, position: int, measure: Measure) -> Points:
+        """One text, weighed."""
+        ...
 
 
 class Candidates(NamedTuple):
@@ -112,6 +142,21 @@ class Candidates(NamedTuple):
         if self.table is None:
             return None
         return self.table.squares if self.ids is None else self.table.squares[self.ids]
+
+    def check(self, query: Vectors) -> None:
+        """Raise ValueError, naming the value, where a query (m, d) would get a wrong answer or none."""
+        offsets, rows = self.offsets, self.rows
+        held = len(self.vectors) if rows is None else len(rows)
+        if offsets[0] != 0 or offsets[-1] != held or (offsets[1:] < offsets[:-1]).any():
+            raise ValueError(f"offsets must rise from 0 to the {held} tokens, got {offsets[0]} to {offsets[-1]}")
+        if rows is not None and len(rows) and not 0 <= int(rows.min()) <= int(rows.max()) < len(self.vectors):
+            raise ValueError(f"rows must be in [0, {len(self.vectors)}), got {rows.min()} to {rows.max()}")
+        if query.ndim != 2 or self.vectors.ndim != 2 or query.shape[1] != self.vectors.shape[1]:
+            raise ValueError(f"query {query.shape} and candidates {self.vectors.shape} must be (tokens, equal dim)")
+        if self.vectors.dtype != np.float32:  # what the rounding errors are reckoned for
+            raise ValueError(f"token vectors of candidates must be float32, got {self.vectors.dtype}")
+        if self.weights is not None:
+            transport.check_weights(self.weights, len(self.vectors))
 
     def tokens(self, position: int) -> NDArray[np.float32]:
         """Token vectors (t, d) of one candidate."""

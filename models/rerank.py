@@ -15,26 +15,42 @@ import heapq
 import math
 import time
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from models import transport
-from models.bounds import Floors
-from models.candidates import Candidates
-from models.dual_bound import dual_values
+from models.bounds import Floors, LowerBounds
+from models.candidates import RankedTexts
+from models.device_bounds import DeviceFloors
+from models.solvers import Cores, EntropicSolver, ExactSolver, Solver
 from models.transport import Floats, Measure, Points, Vectors
 
 FIRST_TOKENS = (
     4_096  # tokens of the first candidates that are bounded by reduction; each following run is twice as long
 )
 LONG_PROBLEM = 1_200  # costs of a problem from which the dual bound pays
-DUAL_RUN = 12  # candidates that get the dual bound at once
 
 Places = NDArray[np.int64]
 TieBreak = NDArray[Any] | Callable[[Places], Sequence[Any]]
+Bound = Callable[[Points, Any, Measure], LowerBounds]
+NEXT = 3  # candidates that idle cores may be given
 RELAXED, REDUCED, DUAL = range(3)  # how good the bound of a candidate is
+
+
+class Solving(NamedTuple):
+    """How distances are bounded and solved."""
+
+    bound: Bound = Floors
+    entropic: Callable[[Points, Any, Measure], DeviceFloors] | None = (
+        None  # who makes problems to be solved nearly; None: exactly
+    )
+    cores: Cores | None = None  # what exact solves may run ahead on
+
+
+EXACT = Solving()
 
 
 class Certificate(NamedTuple):
@@ -45,6 +61,7 @@ class Certificate(NamedTuple):
     next_bound: float | None  # the best score any unsolved candidate could have; None where all were solved
     solved: int
     pruned: int
+    max_error: float | None = 0.0  # how much less the distance of a hit may be; None where one was not solved
 
 
 class Opened(NamedTuple):
@@ -64,11 +81,13 @@ class Reranked(NamedTuple):
     distances: Floats  # (k,); WORST[measure] without mass; nan where a deadline left it unsolved
     certificate: Certificate
     opened: Opened
+    is_complete: bool  # no deadline came before everything was done
+    errors: Floats  # (k,) how much less the distances may be: 0 where they are exact; nan where a deadline left them unsolved
 
 
 def rerank(
     query: Vectors,
-    candidates: Candidates,
+    candidates: RankedTexts,
     known: Floats,
     weight: float,
     top_k: int,
@@ -77,6 +96,7 @@ def rerank(
     deadline: float | None = None,
     query_weights: Floats | None = None,
     at_least: float = -math.inf,
+    solving: Solving = EXACT,
 ) -> Reranked:
     """Return the top_k candidates by known (n,) + weight * similarity(distance to query (m, d)).
 
@@ -84,29 +104,52 @@ def rerank(
     Candidates without mass have the worst distance of the measure. `query_weights` (m,) are token weights in place of the
     measure's own, as `candidates.weights` are. After `deadline` (a value of time.monotonic) nothing more is solved: what is
     unsolved counts with the least score it can have, and the certificate is not exact. Who cannot reach the score `at_least` need
-    not be found. Raises ValueError for a negative weight, for values that are not finite, and for shapes that do not fit.
+    not be found. Solved nearly, a distance is the cost of a plan: at least the exact one, by no more than its error, and a score
+    is the least that it can be.
+
+    Raises ValueError for a negative weight, for values that are not finite, and for shapes that do not fit.
     """
     check(query, candidates, known, weight, top_k)
     asked = transport.points(query, measure, query_weights)
-    ranking = _Ranking(asked, candidates, known.astype(np.float64), weight, top_k, measure, at_least)
-    exact = ranking.run(deadline)
-    if exact:
-        scores, positions = np.array(ranking.scores, np.float64), np.array(list(ranking.distances), np.int64)
+    ranking = _Ranking(asked, candidates, known.astype(np.float64), weight, top_k, measure, at_least, solving)
+    with solving.cores.searching() if solving.cores is not None else nullcontext():
+        is_done = ranking.run(deadline)
+    solved = np.array(list(ranking.solved), np.int64)
+    if is_done:
+        scores, highest, positions = ranking.scores(solved), ranking.scores(solved, at_most=True), solved
     else:
         scores = ranking.known + weight * transport.similarity(transport.WORST[measure], measure)  # the least
-        scores[list(ranking.distances)] = ranking.scores
+        scores[solved] = ranking.scores(solved)
         positions = np.arange(candidates.texts)
     best = best_of(scores, positions, top_k, tie_break)
     order = positions[best]
+    found = np.array([ranking.solved.get(position, (math.nan, math.nan)) for position in order.tolist()]).reshape(-1, 2)
     certificate = Certificate(
-        exact=exact,
+        exact=is_done and is_proven(scores, highest, best),
         kth=float(scores[best[-1]]) if len(best) else None,
-        next_bound=ranking.next_bound if len(ranking.distances) < candidates.texts else None,
-        solved=len(ranking.distances),
-        pruned=candidates.texts - len(ranking.distances),
+        next_bound=ranking.next_bound if len(solved) < candidates.texts else None,
+        solved=len(solved),
+        pruned=candidates.texts - len(solved),
+        max_error=largest_error(found[:, 1]),
     )
-    distances = np.array([ranking.distances.get(position, math.nan) for position in order.tolist()])
-    return Reranked(order, scores[best], distances, certificate, ranking.opened)
+    return Reranked(order, scores[best], found[:, 0], certificate, ranking.opened, is_done, found[:, 1])
+
+
+def is_proven(lowest: Floats, highest: Floats, best: Places) -> bool:
+    """Whether scores between lowest (n,) and highest (n,) have the order of the lowest, whatever they are: `best` (k,) first."""
+    if np.array_equal(lowest, highest):
+        return True
+    others = np.ones(len(lowest), np.bool_)
+    others[best] = False
+    after = np.append(highest[best[1:]], highest[others].max(initial=-math.inf))
+    is_known = np.append(lowest[best[1:]] == highest[best[1:]], np.array_equal(lowest[others], highest[others]))
+    is_known &= lowest[best] == highest[best]
+    return bool(np.all((after < lowest[best]) | (is_known & (after <= lowest[best]))))
+
+
+def largest_error(errors: Floats) -> float | None:
+    """The largest of the errors (k,) of distances; None where one was not solved."""
+    return None if np.isnan(errors).any() else float(errors.max(initial=0.0))
 
 
 def best_of(scores: Floats, positions: Places, top_k: int, tie_break: TieBreak | None = None) -> Places:
@@ -122,28 +165,17 @@ def best_of(scores: Floats, positions: Places, top_k: int, tie_break: TieBreak |
     return kept[np.lexsort((where, names, -scores[kept]))][:top_k]
 
 
-def check(query: Vectors, candidates: Candidates, known: Floats, weight: float, top_k: int) -> None:
+def check(query: Vectors, candidates: RankedTexts, known: Floats, weight: float, top_k: int) -> None:
     """Raise ValueError, naming the value, for arguments of `rerank` that would give a wrong answer or none."""
-    offsets, rows = candidates.offsets, candidates.rows
     if top_k < 1:
         raise ValueError(f"top_k must be at least 1, got {top_k}")
     if not (math.isfinite(weight) and weight >= 0.0):
         raise ValueError(f"weight must be finite and not negative, got {weight}")
-    if known.shape != (len(offsets) - 1,):
-        raise ValueError(f"known scores must be ({len(offsets) - 1},), one for each candidate, got {known.shape}")
+    if known.shape != (candidates.texts,):
+        raise ValueError(f"known scores must be ({candidates.texts},), one for each candidate, got {known.shape}")
     if not np.isfinite(known).all():
         raise ValueError(f"known scores must be finite, got {known[np.argmin(np.isfinite(known))]}")
-    held = len(candidates.vectors) if rows is None else len(rows)
-    if offsets[0] != 0 or offsets[-1] != held or (offsets[1:] < offsets[:-1]).any():
-        raise ValueError(f"offsets must rise from 0 to the {held} tokens, got {offsets[0]} to {offsets[-1]}")
-    if rows is not None and len(rows) and not 0 <= int(rows.min()) <= int(rows.max()) < len(candidates.vectors):
-        raise ValueError(f"rows must be in [0, {len(candidates.vectors)}), got {rows.min()} to {rows.max()}")
-    if query.ndim != 2 or candidates.vectors.ndim != 2 or query.shape[1] != candidates.vectors.shape[1]:
-        raise ValueError(f"query {query.shape} and candidates {candidates.vectors.shape} must be (tokens, equal dim)")
-    if candidates.vectors.dtype != np.float32:  # what the rounding errors are reckoned for
-        raise ValueError(f"token vectors of candidates must be float32, got {candidates.vectors.dtype}")
-    if candidates.weights is not None:
-        transport.check_weights(candidates.weights, len(candidates.vectors))
+    candidates.check(query)
 
 
 class _Ranking:
@@ -152,26 +184,27 @@ class _Ranking:
     def __init__(
         self,
         query: Points,
-        candidates: Candidates,
+        candidates: RankedTexts,
         known: Floats,
         weight: float,
         top_k: int,
         measure: Measure,
         at_least: float,
+        solving: Solving,
     ) -> None:
         self.known = known  # (n,)
-        self.distances: dict[int, float] = {}  # of solved candidates, by position
-        self.scores: list[float] = []  # of the same
-        self._query = query
-        self._candidates = candidates
+        self.solved: dict[int, tuple[float, float]] = {}  # distances of solved candidates and their errors, by position
         self._weight = weight
         self._top_k = top_k
         self._measure = measure
         self._at_least = at_least
-        self._floors = Floors(query, candidates, measure)
+        self._floors = solving.bound(query, candidates, measure)
+        self._solver: Solver = ExactSolver(query, candidates, measure, solving.cores)
+        if solving.entropic is not None:
+            self._solver = EntropicSolver(solving.entropic(query, candidates, measure), measure)
         self._best: list[float] = []  # heap of the top_k best scores: its first is the k-th
+        self._kth = at_least  # what must be reached
         self._pending: list[tuple[float, int, int]] = []  # heap of (-best possible score, position, kind of bound)
-        self._same: dict[bytes, float] = {}  # distances of texts by their tokens
         self._sizes = candidates.offsets[1:] - candidates.offsets[:-1]  # (n,) tokens
         self._counts = [0, 0, 0]
         bounds = self._floors.relaxed() if self._floors.has_table else self._floors.reduced()
@@ -185,7 +218,7 @@ class _Ranking:
     def opened(self) -> Opened:
         """How many candidates each stage looked at."""
         relaxed, reduced, dual = self._counts
-        return Opened(relaxed, reduced, dual, len(self.distances))
+        return Opened(relaxed, reduced, dual, len(self.solved))
 
     @property
     def next_bound(self) -> float:
@@ -196,10 +229,6 @@ class _Ranking:
     def _rest(self) -> float:
         """The best possible score among those with the cheapest bound only."""
         return float(self._upper[self._order[self._next]]) if self._next < len(self._order) else -math.inf
-
-    @property
-    def _kth(self) -> float:
-        return max(self._at_least, self._best[0]) if len(self._best) == self._top_k else self._at_least
 
     def run(self, deadline: float | None) -> bool:
         """Solve until the result is proven (True) or the deadline comes (False)."""
@@ -215,13 +244,19 @@ class _Ranking:
             if kind == REDUCED and self._is_long(position):
                 self._improve()
             else:
-                heapq.heappop(self._pending)
-                self._solve(position)
+                self._solve()
         return True
+
+    def scores(self, positions: Places, at_most: bool = False) -> Floats:
+        """Scores (k,) of solved candidates: the least that they can be, or the most."""
+        solved = np.array([self.solved[position] for position in positions.tolist()]).reshape(-1, 2)
+        distances = solved[:, 0] - solved[:, 1] if at_most else solved[:, 0]
+        return np.asarray(self.known[positions] + self._weight * transport.similarity(distances, self._measure))
 
     def _is_long(self, position: int) -> bool:
         """Whether a problem is dear enough for the dual bound to pay."""
-        return bool(len(self._floors.query.masses) * self._sizes[position] >= LONG_PROBLEM)
+        is_long = len(self._floors.query.masses) * self._sizes[position] >= LONG_PROBLEM
+        return bool(self._solver.is_exact and is_long)
 
     def _best_scores(self, positions: Places, bounds: Floats) -> Floats:
         """The best scores that candidates with these distances at least can have."""
@@ -257,46 +292,47 @@ class _Ranking:
         """Give the long texts among those in front the dual bound."""
         chosen: list[int] = []
         others = []
-        while self._pending and len(chosen) < DUAL_RUN and -self._pending[0][0] >= self._kth:
+        while self._pending and len(chosen) < self._floors.dual_run and -self._pending[0][0] >= self._kth:
             entry = heapq.heappop(self._pending)
             if entry[2] == REDUCED and self._is_long(entry[1]):
                 chosen.append(entry[1])
                 others.append(entry)
             else:
                 others.append(entry)
-                if len(others) > 4 * DUAL_RUN:
+                if len(others) > 4 * self._floors.dual_run:
                     break
         positions = np.array(chosen, np.int64)
-        bounds = dict(zip(chosen, self._best_scores(positions, self._dual_bounds(positions)).tolist(), strict=True))
+        bounds = dict(zip(chosen, self._best_scores(positions, self._floors.dual(positions)).tolist(), strict=True))
         self._counts[DUAL] += len(chosen)
         for negative, position, kind in others:
             if position in bounds:
                 negative, kind = max(negative, -bounds[position]), DUAL
             heapq.heappush(self._pending, (negative, position, kind))
 
-    def _dual_bounds(self, positions: Places) -> Floats:
-        """Bounds (k,) by Sinkhorn iterations."""
-        cost, weights = self._floors.block(positions)
-        sizes = self._sizes[positions]
-        values = dual_values(self._floors.query.masses, cost, weights, np.cumsum(sizes) - sizes)
-        return self._floors.lowered_dual(*values)
+    def _solve(self) -> None:
+        """Solve those in front, as many as the solver likes at once."""
+        chosen = [heapq.heappop(self._pending)[1]]
+        while len(chosen) < self._solver.batch and self._pending:
+            highest = -self._pending[0][0]
+            if highest < self._kth or highest <= self._rest:
+                break
+            chosen.append(heapq.heappop(self._pending)[1])
+        found = self._solver.solve(chosen, self._next_in_front() if self._solver.looks_ahead else ())
+        for position, distance, error in zip(chosen, found.distances, found.errors, strict=True):
+            score = float(self.known[position]) + self._weight * transport.similarity(distance, self._measure)
+            self.solved[position] = distance, error
+            if len(self._best) < self._top_k:
+                heapq.heappush(self._best, score)
+            else:
+                heapq.heappushpop(self._best, score)
+            if len(self._best) == self._top_k:
+                self._kth = max(self._at_least, self._best[0])
 
-    def _solve(self, position: int) -> None:
-        """Solve one problem."""
-        candidates = self._candidates
-        key = b""
-        if candidates.rows is not None:
-            key = candidates.rows[candidates.offsets[position] : candidates.offsets[position + 1]].tobytes()
-        distance = self._same.get(key)
-        if distance is None:
-            text = candidates.points(position, self._measure)
-            distance = transport.distance_between(self._query, text, self._measure)
-            if candidates.rows is not None:
-                self._same[key] = distance
-        score = float(self.known[position]) + self._weight * transport.similarity(distance, self._measure)
-        self.distances[position] = distance
-        self.scores.append(score)
-        if len(self._best) < self._top_k:
-            heapq.heappush(self._best, score)
-        else:
-            heapq.heappushpop(self._best, score)
+    def _next_in_front(self) -> list[int]:
+        """Who will be solved next, if nobody gets a better bound: the least of the heap are among its first entries."""
+        first = sorted(self._pending[: (1 << NEXT) - 1])[:NEXT]
+        return [
+            position
+            for negative, position, kind in first
+            if -negative >= self._kth and not (kind == REDUCED and self._is_long(position))
+        ]

@@ -62,6 +62,7 @@ class ScaledBytes:
     table = None
 
     def __init__(self, dim: int) -> None:
+        self.dim = dim
         self._dtype = np.dtype([("scale", "<f2"), ("entries", "i1", (dim,))])
 
     def pack(self, encoded: Encoded) -> list[bytes]:
@@ -82,11 +83,16 @@ class ScaledBytes:
 
         Raises ValueError for "idf": which tokens these were is not kept.
         """
-        offsets = _offsets(packed, self._dtype.itemsize)
-        tokens = np.frombuffer(b"".join(packed), dtype=self._dtype)
-        vectors = tokens["entries"] * tokens["scale"].astype(np.float32)[:, None]
+        entries, scales, offsets = self.parts(packed)
+        vectors = entries * scales[:, None]
         weights = None if weighing.masses is None else token_weights(vectors, weighing.masses)
         return Candidates(vectors, offsets, weights=weights)
+
+    def parts(self, packed: Sequence[bytes]) -> tuple[NDArray[np.int8], NDArray[np.float32], NDArray[np.int64]]:
+        """Entries (tokens, dim) and scales (tokens,) of several texts, whose products are the vectors, and offsets (n + 1,)."""
+        tokens = np.frombuffer(b"".join(packed), dtype=self._dtype)
+        scales = tokens["scale"].astype(np.float32)
+        return tokens["entries"].copy(), scales, _offsets(packed, self._dtype.itemsize)
 
 
 def token_codec(encoder: Encoder) -> TokenCodec:

@@ -4,7 +4,7 @@
 |---|---|
 | `settings`, `errors`, `schemas`, `access` | knobs, what can go wrong, bodies, keys |
 | `documents`, `filters` | texts, metadata and vectors by id in SQLite: the truth |
-| `vector_index`, `lexical`, `snapshots`, `mapped_memory` | FAISS and BM25, derived from the store |
+| `vector_index`, `lexical`, `lexical_query`, `snapshots`, `mapped_memory` | FAISS and BM25, derived from the store |
 | `collections`, `locks` | a store and its indexes in step |
 | `batching`, `indexing`, `search` | many small calls -> few forwards; documents in; answers out |
 | `ranking`, `token_lists`, `alignment` | transport over a pool or a whole collection, whose token ids are in memory; why |

@@ -21,32 +21,15 @@ from typing import NamedTuple, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from service.grams import VERSION, grams
-from service.postings import Rows, Segment, merge, places, read_texts, saturated, segment_of
+from service.grams import VERSION
+from service.lexical_query import LexicalQuery, Scores, view_of
+from service.postings import Rows, Segment, merge, read_texts, segment_of
 from service.snapshots import read_snapshot, write_snapshot
 
 _INLINE_POSTINGS = 1 << 17  # a writer merges segments up to this size itself, in about 5 ms; maintain() the larger ones
 _TIER = 3  # a segment with fewer than this many times the postings of what is younger is merged with it
 _DEAD_SHARE = 0.2  # a segment with more deleted texts than this is rewritten by maintain()
-_FEW_ROWS = 1024  # up to so many rows are looked up in the postings; for more every text is scored
 _ARRAYS = Segment._fields[:6]
-
-Scores = NDArray[np.float32]
-
-
-class _View(NamedTuple):
-    """What one search sees."""
-
-    segments: tuple[Segment, ...]  # ascending rows
-    live: int  # texts
-    mean_length: float  # terms of a living text
-
-
-class _Query(NamedTuple):
-    """A query's distinct terms and how often each occurs."""
-
-    terms: Rows  # (m,) ascending
-    repeats: NDArray[np.float64]  # (m,)
 
 
 class ReadTexts(NamedTuple):
@@ -65,7 +48,7 @@ class LexicalIndex:
             raise ValueError(f"k1 must be positive and b in (0, 1]: got {k1}, {b}")
         self._k1, self._b = float(k1), float(b)
         self._last_row = -1
-        self._view = _view_of([])
+        self._view = view_of([])
         self._claimed: NDArray[np.int32] | None = None  # postings of the youngest segment that maintain() is merging
         self._writing, self._maintaining = threading.Lock(), threading.Lock()
 
@@ -121,7 +104,7 @@ class LexicalIndex:
                     break
                 segments[-2:] = [merge(segments[-2:])]
             self._last_row = int(added.rows[-1]) if len(added.rows) else self._last_row
-            self._view = _view_of(segments)
+            self._view = view_of(segments)
 
     def maintain(self) -> bool:
         """Merge segments that are due, on the side; searches and writes go on. Returns whether there were any."""
@@ -143,7 +126,7 @@ class LexicalIndex:
                 for then, now in zip(before[start:stop], segments[start:stop], strict=True):
                     merged = merged.without(then.rows[np.isfinite(then.lengths) & np.isinf(now.lengths)])
                 segments[start:stop] = [merged]
-                self._view = _view_of(segments)
+                self._view = view_of(segments)
             return True
 
     def search(self, queries: Sequence[str], k: int, allowed: Rows | None = None) -> tuple[Scores, Rows]:
@@ -153,33 +136,33 @@ class LexicalIndex:
         """
         if k < 1:
             raise ValueError(f"k must be positive: {k}")
-        view = self._view
         scores = np.full((len(queries), k), -np.inf, np.float32)
         rows = np.full((len(queries), k), -1, np.int64)
         for i, query in enumerate(queries):
-            found, where = self._best(view, _terms_of(query), k, allowed)
+            found, where = self.ask(query).best(k, allowed)
             scores[i, : len(found)], rows[i, : len(found)] = found, where
         return scores, rows
 
+    def ask(self, query: str) -> LexicalQuery:
+        """Return a query over the present state of the index, for several questions about it."""
+        return LexicalQuery(self._view, query, self._k1, self._b)
+
     def scores_for(self, query: str, rows: Rows) -> Scores:
         """Return the score (n,) of each given row, in any order; 0 where no term matches or the row is gone."""
-        return self.scores_and_ceiling(query, rows)[0]
+        return self.ask(query).scores_for(rows)
 
     def scores_and_ceiling(self, query: str, rows: Rows) -> tuple[Scores, float]:
         """Return `scores_for` and `ceiling`, counting the query's terms once."""
-        view, terms = self._view, _terms_of(query)
-        weights = self._weights(view, terms, _frequency(view, terms))
-        scores = self._look_up(view, terms, np.asarray(rows, np.int64), weights.astype(np.float32))
-        return scores, float(weights.sum())
+        asked = self.ask(query)
+        return asked.scores_for(rows), asked.ceiling
 
     def ceiling(self, query: str) -> float:
         """Return the score that no text can reach: every term of the query repeated without end, unseen terms included."""
-        return self.scores_and_ceiling(query, np.empty(0, np.int64))[1]
+        return self.ask(query).ceiling
 
     def length_ratio(self, query: str) -> float:
         """Return how many times as long as the query a text is on average, in terms; 1 where either has none."""
-        view, length = self._view, len(grams([query])[0])
-        return view.mean_length / length if view.live and length else 1.0
+        return self.ask(query).length_ratio
 
     def save(self, path: Path) -> None:
         """Write a snapshot, atomically."""
@@ -201,102 +184,8 @@ class LexicalIndex:
             index._last_row = int(meta["last_row"])
         except (KeyError, TypeError) as error:
             raise ValueError(f"{path} does not hold a lexical index: {error}") from error
-        index._view = _view_of(segments)
+        index._view = view_of(segments)
         return index
-
-    def _weights(self, view: _View, query: _Query, frequency: Rows) -> NDArray[np.float64]:
-        """Return idf * (k1 + 1) * repeats of each term (m,): more than it can contribute to a score."""
-        idf = np.log1p((view.live - frequency + 0.5) / (frequency + 0.5))
-        return np.asarray(idf * (self._k1 + 1) * query.repeats)
-
-    def _saturation(self, view: _View, lengths: Scores) -> Scores:
-        """Return k1 * (1 - b + b * |d| / mean |d|) for texts of these lengths; infinite for deleted ones."""
-        return lengths * np.float32(self._k1 * self._b / view.mean_length) + np.float32(self._k1 * (1 - self._b))
-
-    def _best(self, view: _View, query: _Query, k: int, allowed: Rows | None) -> tuple[Scores, Rows]:
-        """Return the best k positive scores and their rows, sorted."""
-        if allowed is not None and len(allowed) <= _FEW_ROWS:
-            scores, rows = self._look_up(view, query, allowed), allowed
-        else:
-            best = [
-                _candidates(scores, segment.rows, k, allowed)
-                for segment, scores in zip(view.segments, self._score_all(view, query), strict=True)
-            ]
-            scores = np.concatenate([np.empty(0, np.float32), *(found[0] for found in best)])
-            rows = np.concatenate([np.empty(0, np.int64), *(found[1] for found in best)])
-        matching = np.flatnonzero(scores > 0)
-        order = matching[np.lexsort((rows[matching], -scores[matching]))[:k]]
-        return scores[order], rows[order]
-
-    def _score_all(self, view: _View, query: _Query) -> list[Scores]:
-        """Score every text of every segment: a list of (n,), 0 where nothing matches."""
-        matches: list[list[tuple[int, NDArray[np.intp], Scores]]] = []
-        frequency = np.zeros(len(query.terms), np.int64)
-        for segment in view.segments:
-            saturation = self._saturation(view, segment.lengths)
-            matches.append([])
-            for i, start, stop in segment.spans(query.terms):
-                docs = segment.docs[start:stop].astype(np.intp)
-                shares = saturated(segment.counts[start:stop], saturation.take(docs, mode="clip"))
-                frequency[i] += np.count_nonzero(shares) if segment.dead else len(docs)
-                matches[-1].append((i, docs, shares))
-        weights = self._weights(view, query, frequency).astype(np.float32)
-        scored = [np.zeros(len(segment.rows), np.float32) for segment in view.segments]
-        for scores, found in zip(scored, matches, strict=True):
-            for i, docs, shares in found:
-                shares *= weights[i]
-                scores[docs] += shares
-        return scored
-
-    def _look_up(self, view: _View, query: _Query, rows: Rows, weights: Scores | None = None) -> Scores:
-        """Score only these rows (n,), term by term in the same order as `_score_all`, so equal to the last bit."""
-        scores = np.zeros(len(rows), np.float32)
-        if len(rows) > _FEW_ROWS:
-            for segment, found in zip(view.segments, self._score_all(view, query), strict=True):
-                asked, docs = places(segment.rows, rows)
-                scores[asked] = found[docs]
-            return scores
-        if weights is None:
-            weights = self._weights(view, query, _frequency(view, query)).astype(np.float32)
-        for segment in view.segments:
-            asked, docs = places(segment.rows, rows)
-            if not len(asked):
-                continue
-            saturation = self._saturation(view, segment.lengths[docs])
-            for i, start, stop in segment.spans(query.terms):
-                at, here = places(segment.docs[start:stop], docs.astype(np.int32))
-                if len(at):
-                    scores[asked[at]] += saturated(segment.counts[start:stop][here], saturation[at]) * weights[i]
-        return scores
-
-
-def _terms_of(query: str) -> _Query:
-    """Count a query's terms."""
-    terms, repeats = np.unique(grams([query])[0], return_counts=True)
-    return _Query(terms, repeats.astype(np.float64))
-
-
-def _frequency(view: _View, query: _Query) -> Rows:
-    """Count the living texts that have each term (m,)."""
-    return sum((segment.frequency(query.terms) for segment in view.segments), np.zeros(len(query.terms), np.int64))
-
-
-def _candidates(scores: Scores, rows: Rows, k: int, allowed: Rows | None) -> tuple[Scores, Rows]:
-    """Return scores and rows that can be among the k best: all that are no worse than the k-th, unsorted."""
-    if allowed is not None:
-        where = places(rows, allowed)[1]
-        scores, rows = scores[where], rows[where]
-    least = np.partition(scores, len(scores) - k)[len(scores) - k] if len(scores) > k else 0
-    kept = np.flatnonzero(scores >= least) if least > 0 else np.flatnonzero(scores)
-    return scores[kept], rows[kept]
-
-
-def _view_of(segments: Sequence[Segment]) -> _View:
-    """Gather the totals of segments that have texts."""
-    segments = tuple(segment for segment in segments if len(segment.rows))
-    live = sum(len(segment.rows) - segment.dead for segment in segments)
-    total = sum(segment.total for segment in segments)
-    return _View(segments, live, max(total, 1.0) / max(live, 1))
 
 
 def _is_due(segment: Segment, younger: Sequence[Segment]) -> bool:

@@ -3,17 +3,24 @@
 A pool's token vectors are read from the store. For a whole collection the token lists in memory bound every document and the
 store is not touched (service/token_lists.py, models/rerank.py); where there are none, because the model's token vectors are
 contextual or the lists exceed their budget, the store is read in blocks, those documents first that can score best.
+
+On a GPU the bounds of a pool, and of blocks, are computed there, from a table or from vectors that stay on the device
+(models/device_tokens.py); token lists are bounded on the CPU everywhere, where a document costs an addition per token.
 """
 
-from typing import NamedTuple
+import itertools
+import weakref
+from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from models.block_rerank import rerank_in_blocks
-from models.candidates import PLAIN, Candidates, Weighing
-from models.rerank import Reranked, rerank
-from models.token_codec import TokenCodec, TokenIds
+from models.candidates import PLAIN, Candidates, RankedTexts, Weighing
+from models.device_tokens import DeviceTable, DeviceVectors, stored_floors
+from models.rerank import EXACT, Reranked, Solving, rerank
+from models.solvers import Cores
+from models.token_codec import ScaledBytes, TokenCodec, TokenIds
 from models.transport import OWN_MASSES, Masses, Measure, rarity
 from service.alignment import EncodedText
 from service.collections import Collection
@@ -22,6 +29,16 @@ from service.errors import InvalidRequest
 from service.token_lists import ListsTooLarge, TokenListCache, TokenLists
 
 Rows = NDArray[np.int64]
+SolverName = Literal["exact", "sinkhorn"]
+
+
+class Machine(NamedTuple):
+    """What transport runs on."""
+
+    device: str = "cpu"  # where problems are solved nearly, and
+    bounds_on_device: bool = False  # bounds are computed; else by NumPy
+    device_bytes: int = 64 << 20  # contextual token vectors that stay on the device
+    cores: Cores | None = None  # that exact solves may run ahead on
 
 
 class Prepared(NamedTuple):
@@ -29,6 +46,7 @@ class Prepared(NamedTuple):
 
     lists: TokenLists | None = None
     weighing: Weighing = PLAIN
+    owner: int = 0  # of the rows, among collections
 
 
 class Rules(NamedTuple):
@@ -38,13 +56,21 @@ class Rules(NamedTuple):
     masses: Masses | None  # None: those of the measure
     weight: float
     top_k: int
+    solver: SolverName = "exact"
 
 
 class Ranker:
     """Ranks documents by known scores and transport."""
 
-    def __init__(self, codec: TokenCodec, max_token_lists_bytes: int) -> None:
+    def __init__(self, codec: TokenCodec, max_token_lists_bytes: int, machine: Machine = Machine()) -> None:  # noqa: B008
         self._codec = codec
+        self._machine = machine
+        self._table = DeviceTable(codec.table, machine.device) if isinstance(codec, TokenIds) else None
+        self._vectors: DeviceVectors | None = None
+        if isinstance(codec, ScaledBytes):
+            self._vectors = DeviceVectors(codec, machine.device, machine.device_bytes)
+        self._owners: weakref.WeakKeyDictionary[Collection, int] = weakref.WeakKeyDictionary()
+        self._numbers = itertools.count()
         self._budget = max_token_lists_bytes
         self._cache = TokenListCache(codec, max_token_lists_bytes) if isinstance(codec, TokenIds) else None
 
@@ -58,6 +84,15 @@ class Ranker:
         Raises:
             InvalidRequest: "idf" is asked for where no document frequencies can be had.
         """
+        prepared = self._prepare(collection, view, rows, rules, is_whole, deadline)
+        owner = self._owners.get(collection)
+        if owner is None:
+            owner = self._owners.setdefault(collection, next(self._numbers))
+        return prepared._replace(owner=owner)
+
+    def _prepare(
+        self, collection: Collection, view: ReadView, rows: Rows, rules: Rules, is_whole: bool, deadline: float
+    ) -> Prepared:
         masses = None if rules.masses == OWN_MASSES[rules.measure] else rules.masses
         if self._cache is None:
             if masses == "idf":
@@ -94,17 +129,23 @@ class Ranker:
         deadline: float,
     ) -> Reranked:
         """Rank documents (n,) of which (1 - weight) * known (n,) is known."""
-        names, packed = view.tokens(rows.tolist())
+        solving = self._solving(rules)
+        if solving.bound is stored_floors:
+            texts, names = self.read(view, rows, prepared, rules), None
+        else:
+            names, packed = view.tokens(rows.tolist())
+            texts = self._codec.unpack(packed, prepared.weighing)
         return rerank(
             query.tokens,
-            self._codec.unpack(packed, prepared.weighing),
+            texts,
             (1.0 - rules.weight) * known,
             rules.weight,
             rules.top_k,
             rules.measure,
-            lambda where: [names[place] for place in where.tolist()],
+            lambda where: view.ids(rows[where].tolist()) if names is None else [names[i] for i in where.tolist()],
             deadline,
             self.query_weights(query, prepared),
+            solving=solving,
         )
 
     def rank_whole(
@@ -128,17 +169,35 @@ class Ranker:
             deadline,
             self.query_weights(query, prepared),
         )
+        solving = self._solving(rules)
         if lists is None or not isinstance(self._codec, TokenIds):
-            return rerank_in_blocks(query.tokens, lambda where: self.read(view, rows[where], prepared), *rest)
+            return rerank_in_blocks(
+                query.tokens, lambda where: self.read(view, rows[where], prepared, rules), *rest, solving
+            )
         if len(rows) < len(lists.rows):
             lists = lists.chosen(np.searchsorted(lists.rows, rows))
         weights = prepared.weighing.of_table(self._codec.table)
-        return rerank(query.tokens, Candidates.from_table(self._codec.table, lists.ids, lists.offsets, weights), *rest)
+        candidates = Candidates.from_table(self._codec.table, lists.ids, lists.offsets, weights)
+        return rerank(query.tokens, candidates, *rest, solving=solving._replace(bound=EXACT.bound))
 
     def query_weights(self, query: EncodedText, prepared: Prepared) -> NDArray[np.float64] | None:
         """Token weights (m,) of a query; None for those of the measure."""
         return prepared.weighing.weights(query.tokens, query.tokenized.inner_ids)
 
-    def read(self, view: ReadView, rows: Rows, prepared: Prepared) -> Candidates:
+    def _solving(self, rules: Rules) -> Solving:
+        """Where bounds come from and who solves."""
+        on_device = stored_floors if self._table is None else self._table.floors
+        bound = on_device if self._machine.bounds_on_device else EXACT.bound
+        if rules.solver == "exact":
+            return Solving(bound, None, self._machine.cores)
+        return Solving(on_device if self._table is None else bound, on_device)
+
+    def read(self, view: ReadView, rows: Rows, prepared: Prepared, rules: Rules) -> RankedTexts:
+        """Some documents (k,), in their order, where their bounds are computed."""
+        if self._vectors is None or self._solving(rules).bound is not stored_floors:
+            return self.stored(view, rows, prepared)
+        return self._vectors.texts(prepared.owner, rows, lambda some: view.tokens(some.tolist())[1], prepared.weighing)
+
+    def stored(self, view: ReadView, rows: Rows, prepared: Prepared) -> Candidates:
         """Token vectors and weights of some documents (k,), in their order."""
         return self._codec.unpack(view.tokens(rows.tolist())[1], prepared.weighing)

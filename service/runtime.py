@@ -18,6 +18,7 @@ from threadpoolctl import threadpool_limits
 from models.encoder import Encoder, Forward, choose_device
 from models.encoder_folder import read_encoder_folder
 from models.lookup import Lookup
+from models.solvers import Cores
 from models.token_codec import token_codec
 from service import vector_index
 from service.admission import Gate
@@ -35,6 +36,7 @@ from service.knowledge import AskQueue
 from service.library import Library
 from service.metrics import GraphSize, Metrics, Readings, Size
 from service.paraphrases import Paraphraser
+from service.ranking import Machine
 from service.scoring import shares_of
 from service.search import SearchDefaults, Searcher
 from service.settings import Settings
@@ -114,7 +116,13 @@ class Runtime:
             stack.callback(self.queue.close)
             self.limits = Limits(settings.max_text_chars, settings.max_metadata_bytes)
             self.indexer = Indexer(self.queue, self.codec)
-            self.searcher = Searcher(self.codec, self.encoder.tokenize, settings.max_token_lists_mb << 20)
+            cores = Cores(settings.transport_threads)
+            stack.callback(cores.close)
+            machine = Machine(cores=cores)
+            device = self.encoder.device if settings.transport_device == "auto" else settings.transport_device
+            if choose_device(device) != "cpu":
+                machine = Machine(device, True, settings.transport_device_mb << 20, cores)
+            self.searcher = Searcher(self.codec, self.encoder.tokenize, settings.max_token_lists_mb << 20, machine)
             if settings.sample and not self.library.names() and not (settings.data_dir / "jobs").exists():
                 self._load_sample()
             self._open_graphs(stack)

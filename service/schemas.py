@@ -123,6 +123,9 @@ class SearchBody(Body):
     weight: float | None = Field(
         None, ge=0.0, le=1.0, description="0: cosine alone, 1: transport alone; default from the model card."
     )
+    solver: Literal["exact", "sinkhorn"] = Field(
+        "exact", description="sinkhorn: nearly, many problems at once, with the largest error in the certificate."
+    )
     masses: Literal["norm", "uniform", "idf"] | None = Field(
         None, description="What transport moves: shares of vector lengths (wrd), equal shares (wmd), or of rarity."
     )
@@ -165,6 +168,10 @@ class CertificateInfo(BaseModel):
     next_bound: float | None
     solved: int
     pruned: int
+    max_error: float | None = Field(
+        None,
+        description="With sinkhorn only: how much less the exact distance of a hit may be; null where a hit was not solved.",
+    )
 
 
 class QueryResult(BaseModel):

@@ -22,7 +22,8 @@ from service.alignment import Alignment, EncodedText, align, token_spans
 from service.collections import Collection
 from service.documents import Document, ReadView
 from service.filters import Condition
-from service.ranking import Prepared, Ranker, Rules
+from service.lexical_query import LexicalQuery
+from service.ranking import Machine, Prepared, Ranker, Rules, SolverName
 
 Retrieve = Literal["vector", "lexical", "hybrid"]
 Rerank = Literal["wrd", "wmd", "none"]
@@ -46,6 +47,7 @@ class SearchOptions:
     masses: Masses | None = None
     shares: SharesByLength | None = None
     """In place of the two weights, where they hang on how long texts are."""
+    solver: SolverName = "exact"
 
     def at(self, length_ratio: float) -> "SearchOptions":
         """Settle the weights for texts that are so many times as long as the query."""
@@ -57,7 +59,7 @@ class SearchOptions:
     @property
     def rules(self) -> Rules | None:
         """How transport ranks; None where it does not."""
-        return None if self.rerank == "none" else Rules(self.rerank, self.masses, self.weight, self.top_k)
+        return None if self.rerank == "none" else Rules(self.rerank, self.masses, self.weight, self.top_k, self.solver)
 
     @property
     def needs_all(self) -> bool:
@@ -119,6 +121,7 @@ class _Pool(NamedTuple):
     cosine: NDArray[np.float32] | None  # (n,)
     bm25: NDArray[np.float32] | None  # (n,)
     lexical: NDArray[np.float32] | None  # (n,), bm25 in [0, 1)
+    length_ratio: float  # how many times as long as the query a text of the collection is
 
 
 class Timings:
@@ -150,9 +153,13 @@ class Searcher:
     """Answers queries over collections that one encoder filled."""
 
     def __init__(
-        self, codec: TokenCodec, tokenize: Callable[[Sequence[str]], list[Tokenized]], max_token_lists_bytes: int
+        self,
+        codec: TokenCodec,
+        tokenize: Callable[[Sequence[str]], list[Tokenized]],
+        max_token_lists_bytes: int,
+        machine: Machine = Machine(),  # noqa: B008
     ) -> None:
-        self._ranker = Ranker(codec, max_token_lists_bytes)
+        self._ranker = Ranker(codec, max_token_lists_bytes, machine)
         self._tokenize = tokenize
 
     def search(
@@ -178,18 +185,17 @@ class Searcher:
                 allowed = view.matching(options.conditions) if options.conditions else None
                 if options.scope == "corpus":
                     rows = present if allowed is None else allowed
-                    pools = [_pool(collection, query, rows, options) for query in queries]
+                    pools = [_pool(collection, query, rows, options, None) for query in queries]
                 else:
                     pools = _candidates(collection, queries, options, allowed)
-                ratios = [collection.lexical.length_ratio(query.text) for query in queries]
             timings.lap("retrieve")
             rules, prepared = options.rules, Prepared()
             if rules is not None:
                 is_whole = options.scope == "corpus"
                 prepared = self._ranker.prepare(collection, view, present, rules, is_whole, deadline)
             answers = [
-                self._rank(view, query, pool, options.at(ratio), prepared, deadline)
-                for query, pool, ratio in zip(queries, pools, ratios, strict=True)
+                self._rank(view, query, pool, options.at(pool.length_ratio), prepared, deadline)
+                for query, pool in zip(queries, pools, strict=True)
             ]
             timings.lap("rerank")
             return answers
@@ -212,7 +218,7 @@ class Searcher:
         rank = self._ranker.rank_whole if options.scope == "corpus" else self._ranker.rank_pool
         ranked = rank(view, query, pool.rows, known, rules, prepared, deadline)
         hits = _hits(view, pool, ranked.order, ranked.scores, ranked.distances)
-        is_partial = not ranked.certificate.exact
+        is_partial = not ranked.is_complete
         if options.explain and hits:
             rows = pool.rows[ranked.order]
             alignments = self._alignments(view, query, rows, hits, rules, prepared, deadline)
@@ -233,7 +239,7 @@ class Searcher:
         """Align the query with the hits, whose rows are given, until the deadline; None for those after it."""
         spans = token_spans(query.text, query.tokenized)
         weights = self._ranker.query_weights(query, prepared)
-        stored = self._ranker.read(view, rows, prepared)
+        stored = self._ranker.stored(view, rows, prepared)
         alignments: list[Alignment | None] = [None] * len(hits)
         for i, tokenized in enumerate(self._tokenize([hit.document.text for hit in hits])):
             if time.monotonic() > deadline:
@@ -275,33 +281,41 @@ def _candidates(
 ) -> list["_Pool"]:
     """Ask FAISS, BM25 or both for the candidates of each query."""
     count = max(options.candidates, options.top_k)
-    texts = [query.text for query in queries]
-    empty = [np.empty(0, np.int64)] * len(queries)
-    by_vector = by_words = empty
+    by_vector = [_NO_ROWS] * len(queries)
     scores: NDArray[np.float32] | None = None
     if options.retrieve != "lexical":
         scores, found = collection.vectors.search(_sentences(queries), count, allowed)
         by_vector = [rows[rows >= 0] for rows in found]
-    if options.retrieve != "vector":
-        by_words = [rows[rows >= 0] for rows in collection.lexical.search(texts, count, allowed)[1]]
     if options.retrieve == "vector" and scores is not None:
-        return [_Pool(rows, score[: len(rows)], None, None) for rows, score in zip(by_vector, scores, strict=True)]
-    return [
-        _pool(collection, query, reciprocal_ranks([vector, words], count), options)
-        for query, vector, words in zip(queries, by_vector, by_words, strict=True)
-    ]
+        return [
+            _Pool(rows, score[: len(rows)], None, None, collection.lexical.length_ratio(query.text))
+            for query, rows, score in zip(queries, by_vector, scores, strict=True)
+        ]
+    pools = []
+    for query, near in zip(queries, by_vector, strict=True):
+        words = collection.lexical.ask(query.text)
+        rows = reciprocal_ranks([near, words.best(count, allowed)[1]], count)
+        pools.append(_pool(collection, query, rows, options, words))
+    return pools
 
 
-def _pool(collection: Collection, query: EncodedText, rows: NDArray[np.int64], options: SearchOptions) -> "_Pool":
-    """Compute what the options ask to know of given rows: cosine, BM25."""
+def _pool(
+    collection: Collection,
+    query: EncodedText,
+    rows: NDArray[np.int64],
+    options: SearchOptions,
+    words: LexicalQuery | None,
+) -> "_Pool":
+    """Compute what the options ask to know of given rows: cosine, BM25; `words` may know some of it already."""
     cosine = bm25 = lexical = None
+    words = words or collection.lexical.ask(query.text)
     if not (options.retrieve == "lexical" and options.rerank == "none"):
         # One dot product each: a matrix product may round equal rows differently, and then equal texts would not tie.
         cosine = collection.vectors.scores_for(query.sentence, rows)
     if options.retrieve != "vector":
-        bm25, ceiling = collection.lexical.scores_and_ceiling(query.text, rows)
+        bm25, ceiling = words.scores_for(rows), words.ceiling
         lexical = bm25 / np.float32(ceiling) if ceiling > 0 else np.zeros_like(bm25)
-    return _Pool(rows, cosine, bm25, lexical)
+    return _Pool(rows, cosine, bm25, lexical, words.length_ratio)
 
 
 def _sentences(queries: Sequence[EncodedText]) -> NDArray[np.float32]:

@@ -64,6 +64,21 @@ class Settings(BaseSettings):
         le=256,
         description="Searches (candidates and rerank) that run at the same time.",
     )
+    transport_device: Literal["auto", "cpu", "cuda"] = Field(
+        "auto",
+        description="Where the rerank's bounds and `sinkhorn` are computed; `auto`: where the encoder runs.",
+    )
+    transport_device_mb: int = Field(
+        1_024,
+        ge=1,
+        description="Megabytes of contextual token vectors that stay on a GPU for the rerank (a static table always does).",
+    )
+    transport_threads: int = Field(
+        default_factory=usable_cores,
+        ge=1,
+        le=256,
+        description="Cores that the searches running at one time may solve transport problems on; 1: each on its own thread.",
+    )
     sample: bool = Field(
         True,
         description="Load the samples into the collection `sample` and the graph `sample` when the data folder is new.",

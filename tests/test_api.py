@@ -259,6 +259,21 @@ def test_a_search_answers_with_the_fields_of_the_contract(client: TestClient) ->
     assert (result["certificate"]["scope"], result["certificate"]["exact"]) == ("pool", True)
 
 
+def test_a_search_solved_nearly_says_how_nearly(client: TestClient) -> None:
+    """With `sinkhorn` the certificate bounds how far a distance may be above the exact one; without transport it is refused."""
+    (exact,) = search(client, "银行卡怎么还款", weight=1.0, top_k=3)["results"]
+    (near,) = search(client, "银行卡怎么还款", weight=1.0, top_k=3, solver="sinkhorn")["results"]
+    error = near["certificate"]["max_error"]
+    assert 0.0 <= error < 0.1
+    for ours, best in zip(near["hits"], exact["hits"], strict=True):
+        assert best["wrd"] - 1e-9 <= ours["wrd"] <= best["wrd"] + error + 1e-9
+    answer = client.post("/v1/collections/faq/search", json={"query": "还款", "solver": "sinkhorn", "rerank": "none"})
+    assert (answer.status_code, answer.json()["error"]) == (
+        422,
+        'a solver is for transport problems: set rerank to "wrd" or "wmd"',
+    )
+
+
 def test_server_timing_repeats_took_ms(client: TestClient) -> None:
     """The header names the same stages and milliseconds as the body."""
     answer = client.post("/v1/collections/faq/search", json={"query": "还款"})

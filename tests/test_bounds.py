@@ -10,9 +10,11 @@ from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
 
 from models import block_rerank, rerank, transport
+from models import bounds as bounds_module
 from models.bounds import Floors
 from models.candidates import Candidates, TokenTable, ranges
 from models.dual_bound import dual_values
+from models.query_potentials import query_potentials
 from models.transport import Measure
 
 MEASURES: tuple[Measure, ...] = ("wrd", "wmd")
@@ -121,7 +123,7 @@ def test_every_form_equals_solving_everything(
     order = sorted(range(len(known)), key=lambda i: (-scores[i], i))[:top_k]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(rerank, "LONG_PROBLEM", long_problem)
-        patch.setattr(rerank, "DUAL_RUN", 3)
+        patch.setattr(Floors, "dual_run", 3)
         patch.setattr(rerank, "FIRST_TOKENS", 5)
         patch.setattr(block_rerank, "BLOCK_TEXTS", 3)
         rest = (known, weight, top_k, measure, None, None, problem.query_weights)
@@ -220,3 +222,49 @@ def test_masses_are_shares_of_weights() -> None:
     x, y = np.array([[1.0, 0.0], [0.0, 1.0]], np.float32), np.array([[0.0, 2.0]], np.float32)
     assert transport.distance(x, y, "wrd", np.array([1.0, 3.0])) == pytest.approx(0.25)
     assert transport.distance(x, y, "wmd", np.array([0.0, 0.0])) == np.inf
+
+
+@settings(max_examples=200, deadline=None)
+@given(problem=problems(), measure=measures, seed=st.integers(0, 2**32), size=st.sampled_from([0.0, 1.0, 1e6]))
+def test_bounds_hold_whatever_the_potentials_are(problem: Problem, measure: Measure, seed: int, size: float) -> None:
+    """From potentials that are noise the bounds of every form are still at most the distances."""
+    random = np.random.default_rng(seed)
+
+    def noise(query_masses: Floats, costs: NDArray[np.float32], masses: NDArray[np.float32]) -> NDArray[np.float32]:
+        return (-size * random.random(len(query_masses))).astype(np.float32)
+
+    exact = problem.distances(measure)
+    asked = transport.points(problem.vectors, measure, problem.query_weights)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(bounds_module, "query_potentials", noise)
+        for form in problem.forms[:2]:
+            floors = Floors(asked, form, measure)
+            if floors.has_table:
+                assert (floors.relaxed() <= exact).all()
+            assert (floors.reduced() <= exact).all()
+
+
+@given(st.integers(0, 2**32), st.integers(1, 6), st.integers(1, 40), st.sampled_from([0.0, 1e-20, 1.0, 1e12]))
+def test_potentials_are_finite_and_not_positive(seed: int, rows: int, columns: int, size: float) -> None:
+    """Whatever the costs are, potentials are finite, at most 0, and 0 for the token that is cheapest to serve."""
+    random = np.random.default_rng(seed)
+    costs = (size * random.random((rows, columns))).astype(np.float32)
+    masses = random.random(columns).astype(np.float32) ** 20 + np.float32(1e-30)
+    f = query_potentials(np.full(rows, 1.0 / rows), costs, masses / masses.sum())
+    assert np.isfinite(f).all()
+    assert f.max() == 0.0
+
+
+@pytest.mark.parametrize("measure", ["wrd", "wmd"])
+def test_shared_potentials_tighten_the_bound_of_all(measure: Measure, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between a question and passages the bound by an addition per token is nearer to the distance than that of LC-RWMD."""
+    random = np.random.default_rng(3)
+    table = random.normal(size=(400, 32)) * random.uniform(0.3, 2.0, size=(400, 1)) + random.normal(size=32)
+    texts = [random.integers(0, 400, size).tolist() for size in random.integers(60, 200, 40)]
+    problem = Problem(table.astype(np.float32), random.integers(0, 400, 16).tolist(), texts, None)
+    exact, asked = problem.distances(measure), transport.points(problem.vectors, measure)
+    shared = Floors(asked, problem.looked_up, measure).relaxed() / exact
+    monkeypatch.setattr(bounds_module, "query_potentials", lambda p, costs, masses: np.zeros(len(p), np.float32))
+    nearest = Floors(asked, problem.looked_up, measure).relaxed() / exact
+    assert np.median(shared) > np.median(nearest) + 0.02
+    assert np.median(shared) > 0.9

@@ -241,3 +241,34 @@ def test_an_index_of_other_terms_is_refused(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.undo()
     with pytest.raises(ValueError, match="other terms"):
         LexicalIndex.load(tmp_path / "old")
+
+
+@pytest.mark.parametrize("few", [2, 1_000])
+@settings(max_examples=60, deadline=None)
+@given(
+    corpus=st.lists(st.text("花呗还款怎么ab ", max_size=8), min_size=1, max_size=12),
+    query=st.text("花呗还款怎么ab ", max_size=8),
+    k=st.integers(1, 5),
+    data=st.data(),
+)
+def test_what_was_computed_serves_the_next_question(
+    few: int, corpus: list[str], query: str, k: int, data: st.DataObject
+) -> None:
+    """Scores, ceiling and length after the best were asked for are, to the last bit, those of asking for them alone."""
+    index = LexicalIndex()
+    for row, text in enumerate(corpus):
+        index.add(np.array([2 * row]), [text])
+    index.remove(np.array(data.draw(st.lists(st.sampled_from(range(0, 2 * len(corpus), 2)), max_size=3)), np.int64))
+    allowed = data.draw(st.none() | st.lists(st.sampled_from(range(2 * len(corpus))), unique=True).map(sorted))
+    rows = np.array(data.draw(st.lists(st.sampled_from(range(2 * len(corpus) + 2)), unique=True)), np.int64)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("service.lexical_query._FEW_ROWS", few)
+        asked = index.ask(query)
+        best = asked.best(k, None if allowed is None else np.array(allowed, np.int64))
+        found = index.search([query], k, None if allowed is None else np.array(allowed, np.int64))
+        assert found[1][0][: len(best[1])].tolist() == best[1].tolist()
+        assert found[0][0][: len(best[0])].tolist() == best[0].tolist()
+        for _ in range(2):
+            assert asked.scores_for(rows).tolist() == index.scores_for(query, rows).tolist()
+        assert asked.ceiling == index.ceiling(query)
+        assert asked.length_ratio == index.length_ratio(query)

@@ -19,7 +19,7 @@ def test_benchmark_runs_and_all_sides_agree(
     report, plot = tmp_path / "report.json", tmp_path / "plot.png"
     sizes = "--queries 2 --sizes 12 --corpora 30 50 --no-gensim"
     main(
-        f"--model {model_folder} --texts {file} --passages {file} --questions {file} {sizes} --stored 40 "
+        f"--model {model_folder} --texts {file} --passages {file} --questions {file} {sizes} --stored 40 --ways "
         f"--json {report} --plot {plot}".split()
     )
     found = json.loads(report.read_text(encoding="utf-8"))
@@ -30,6 +30,8 @@ def test_benchmark_runs_and_all_sides_agree(
     assert all(0.0 < row["relaxed / exact"] <= row["dual / exact"] + 0.3 <= 1.3 for row in found["pools"])
     assert [row["N"] for row in found["corpora"]] == [30, 30, 50, 50] * 2
     assert [row["N"] for row in found["stored"]] == [40, 40]
+    assert all(0.0 <= row["off"] <= row["error"] + 1e-9 for row in found["ways"])
+    assert len(found["ways"]) == len(found["pools"])
     assert plot.read_bytes().startswith(b"\x89PNG")
     main(f"--model {model_folder} --queries 2 --sizes 12 --corpora --no-gensim".split())
     assert "made passages" in capsys.readouterr().out

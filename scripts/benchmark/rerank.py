@@ -12,7 +12,8 @@ the model, whose table must be static. One query at a time against its N best ca
 All three give the same distances, which is checked. Sides take turns query by query; times are CPU milliseconds of one thread, so
 that other work on the machine disturbs less, and ratios are medians over the queries. Then whole corpora: how many documents
 each bound looked at, how many problems were solved, and CPU milliseconds; with ``--stored N`` the first N texts are encoded and
-searched through the service's store, too, by the clock.
+searched through the service's store, too, by the clock. ``--ways`` reranks the same pools with bounds by torch, on several
+cores, and solved nearly (scripts/benchmark/rerank_ways.py).
 """
 
 import argparse
@@ -39,6 +40,7 @@ from models.rerank import rerank
 from models.transport import Measure
 from scripts.benchmark.corpus import Corpus, made_corpus, read_corpus
 from scripts.benchmark.index import cpu_s, print_table
+from scripts.benchmark.rerank_ways import ways_rows
 from scripts.benchmark.whole_corpus import stored_rows, whole_corpus_rows
 from scripts.evaluate import BUNDLED, rows_of
 from service.lexical import LexicalIndex
@@ -125,7 +127,7 @@ def measure_pools(table: TokenTable, pools: Sequence[Pool], measure: Measure, wi
     return row | {name: round(float(value), 3) for name, value in zip(TIGHT, np.mean(bounds, axis=0), strict=True)}
 
 
-TIGHT = ("relaxed / exact", "reduced / exact", "dual / exact")
+TIGHT = ("nearest / exact", "relaxed / exact", "reduced / exact", "dual / exact")
 
 
 def candidates_of(table: TokenTable, pool: Pool) -> Candidates:
@@ -142,15 +144,20 @@ def rerank_pool(table: TokenTable, pool: Pool, measure: Measure) -> Any:
 
 
 def tightness(table: TokenTable, pool: Pool, measure: Measure, count: int = 24) -> list[float]:
-    """Mean shares of the exact distance that the three bounds reach, over the first candidates of a pool."""
+    """Mean shares of the exact distance that bounds reach, over the first candidates of a pool: LC-RWMD, and our three."""
     few = candidates_of(table, Pool(pool.query, pool.candidates[:count]))
     asked = transport.points(table.vectors[pool.query], measure)
-    exact = np.array([transport.distance_between(asked, few.points(i, measure), measure) for i in range(few.texts)])
+    texts = [few.points(i, measure) for i in range(few.texts)]
+    exact = np.array([transport.distance_between(asked, text, measure) for text in texts])
+    costs = [transport.costs_between(asked, text, measure)[asked.masses > 0.0] for text in texts]
+    nearest = np.array([text.masses @ cost.min(axis=0) for text, cost in zip(texts, costs, strict=True)])
     floors = Floors(asked, few, measure)
     cost, weights = floors.block(np.arange(few.texts))
     dual = floors.lowered_dual(*dual_values(floors.query.masses, cost, weights, few.offsets[:-1]))
     apart = exact > 1e-6
-    return [float(np.mean(bound[apart] / exact[apart])) for bound in (floors.relaxed(), floors.reduced(), dual)]
+    return [
+        float(np.mean(bound[apart] / exact[apart])) for bound in (nearest, floors.relaxed(), floors.reduced(), dual)
+    ]
 
 
 def pools_of(texts: Texts, size: int, limit: int | None = None) -> list[Pool]:
@@ -235,6 +242,8 @@ def read_options(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--stored", type=int, default=0, help="texts to encode and search through the service's store, too"
     )
+    parser.add_argument("--ways", action="store_true", help="rerank the pools in other ways, too, by the clock")
+    parser.add_argument("--cores", type=int, default=2, help="cores that may solve ahead, with --ways (default 2)")
     parser.add_argument("--no-gensim", action="store_true", help="leave gensim out")
     parser.add_argument("--plot", type=Path, help="draw milliseconds over candidates into this PNG")
     parser.add_argument("--json", type=Path, help="write the report to this file")
@@ -258,6 +267,7 @@ def main(arguments: list[str] | None = None) -> None:
     else:
         long = read_texts(tokenizer, made_passages(min(largest, 3_000), asked))
     pooled: list[Row] = []
+    ways: list[Row] = []
     with threadpool_limits(1):
         for kind, texts, limit in (("short", short, None), ("passages", long, PASSAGE_TOKENS)):
             for size in options.sizes:
@@ -267,6 +277,9 @@ def main(arguments: list[str] | None = None) -> None:
                     tokens = round(float(np.mean([len(text) for pool in pools for text in pool.candidates])))
                     row: Row = {"texts": kind, "measure": measure, "N": size, "tokens": tokens}
                     pooled.append(row | measure_pools(table, pools, measure, not options.no_gensim))
+                    if options.ways:
+                        parts = [(pool.query, candidates_of(table, pool)) for pool in pools]
+                        ways.append(row | ways_rows(table, parts, measure, options.cores))
         say("whole corpora")
         whole = [
             {"texts": kind, **row}
@@ -274,14 +287,21 @@ def main(arguments: list[str] | None = None) -> None:
             for row in whole_corpus_rows(table, texts.ids, texts.asked, options.corpora)
         ]
         stored = stored_rows(options.model, corpus.texts[: options.stored], corpus.queries) if options.stored else []
-    report = {"short": short.name, "passages": long.name, "pools": pooled, "corpora": whole, "stored": stored}
+    report = {
+        "short": short.name,
+        "passages": long.name,
+        "pools": pooled,
+        "ways": ways,
+        "corpora": whole,
+        "stored": stored,
+    }
     if options.json:
         options.json.write_text(json.dumps(report, ensure_ascii=False, indent=1), encoding="utf-8")
     if options.plot:
         draw(pooled, options.plot)
     print(f"short texts: {short.name}; passages: {long.name}; one thread\n")
     columns = list(dict.fromkeys(name for row in pooled for name in row))
-    for rows in ([{name: row.get(name, "") for name in columns} for row in pooled], whole, stored):
+    for rows in ([{name: row.get(name, "") for name in columns} for row in pooled], ways, whole, stored):
         if rows:
             print_table(rows)
 

@@ -113,6 +113,8 @@ def _options(body: SearchBody, runtime: Runtime) -> SearchOptions:
         raise InvalidRequest('scope "corpus" ranks by transport: set rerank to "wrd" or "wmd"')
     if body.masses is not None and body.rerank == "none":
         raise InvalidRequest('masses are what transport moves: set rerank to "wrd" or "wmd"')
+    if body.solver != "exact" and body.rerank == "none":
+        raise InvalidRequest('a solver is for transport problems: set rerank to "wrd" or "wmd"')
     try:
         conditions = tuple(parse_filter(body.filter, settings.max_filter_terms)) if body.filter else ()
     except ValueError as error:
@@ -129,6 +131,7 @@ def _options(body: SearchBody, runtime: Runtime) -> SearchOptions:
         explain=body.explain,
         shares=defaults.shares.fixed(body.weight, None),
         masses=body.masses,
+        solver=body.solver,
     )
 
 
@@ -163,7 +166,7 @@ def _certificate(answer: Answer, options: SearchOptions) -> dict[str, Any] | Non
         "next_bound": None if certificate.next_bound is None else 1.0 - certificate.next_bound,
         "solved": certificate.solved,
         "pruned": certificate.pruned,
-    }
+    } | ({} if options.solver == "exact" else {"max_error": certificate.max_error})
 
 
 def _pair(pair: PairSimilarity) -> dict[str, Any]:
