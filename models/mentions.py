@@ -12,7 +12,9 @@ from models.token_tree import TokenTree
 def mentions(tree: TokenTree, text: Sequence[int], limit: int) -> list[tuple[int, ...]]:
     """Find at most `limit` distinct first parts of keys, with their separator, that `text` (token ids) has as a run of tokens.
 
-    Those that are no part of a longer one come first, longest first; then the others, longest first.
+    Those that are no part of a longer one come first, longest first; then the others, longest first. Of names that are one
+    token, of which every question has many, those with the highest id come first: in a vocabulary that is ordered by
+    frequency, as those of this project are, they are the rare ones, which are seldom there by chance.
     """
     spans: list[tuple[int, int]] = []
     root = tree.start(1)[0]
@@ -25,7 +27,7 @@ def mentions(tree: TokenTree, text: Sequence[int], limit: int) -> list[tuple[int
                 break
             if tree.walk(state, [tree.separator])[0] >= 0:
                 spans.append((start, end))
-    spans.sort(key=lambda span: (span[0] - span[1], span[0]))
+    spans.sort(key=lambda span: (span[0] - span[1], span[0] if span[1] - span[0] > 1 else -text[span[0]]))
     outer = [
         span
         for span in spans

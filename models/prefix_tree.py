@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from models.mapped_arrays import Array, map_arrays
+from models.mapped_arrays import Array, MappedArrays, map_arrays
 
 KIND = "prefix tree 1"
 FEW_ROWS = 24
@@ -110,6 +110,11 @@ class PrefixTree:
     def without(self, rows: NDArray[np.int64]) -> "PrefixTree":
         """Return a view that leaves out rows (ascending, distinct), and every key that has no other row."""
         return PrefixTree(self.arrays, self.meta, rows)
+
+    def give_back(self) -> None:
+        """Let the pages of the file that lookups touched no longer count as memory of this process; see `MappedArrays`."""
+        if isinstance(self.arrays, MappedArrays):
+            self.arrays.give_back()
 
     def __len__(self) -> int:
         """Return how many distinct keys there are; the first time every removed row is looked at."""

@@ -123,7 +123,7 @@ class Facts:
         return [self.surface(part, rows).astype(np.int64) for part in range(len(PARTS))]
 
     def triples(self, rows: Rows) -> list[Triple]:
-        """Return the triples of rows, in their order."""
+        """Return the triples of rows, in their order; then give back the memory that finding them and their rows took."""
         subjects, predicates, meanings = (
             [names[i].decode() for i in column.tolist()]
             for names, column in zip(self.names, self.surfaces(rows), strict=True)
@@ -133,6 +133,7 @@ class Facts:
             for subject, meaning, predicate, row in zip(subjects, meanings, predicates, rows.tolist(), strict=True)
         ]
         self._arrays.give_back()
+        self.tree.give_back()
         return found
 
     def object(self, row: int) -> str:

@@ -235,12 +235,12 @@ def test_the_subject_in_the_question_is_kept(generator: Generator) -> None:
 
 
 def test_mentions_are_found_longest_first() -> None:
-    """Names in no longer name come first; a name that only begins in the text is none."""
+    """Names in no longer name come first; of single tokens the highest id; a name that only begins in the text is none."""
     tree = PlainTree([([5, 6, 7], [5], []), ([6], [5], []), ([8, 9], [5], []), ([7, 9], [5], []), ([5], [5], [])])
 
     found = mentions(tree, [5, 6, 7, 10, 8, 9, 7], 9)
 
-    assert found == [(5, 6, 7, 3), (8, 9, 3), (5, 3), (6, 3)]
+    assert found == [(5, 6, 7, 3), (8, 9, 3), (6, 3), (5, 3)]
     assert mentions(tree, [5, 6, 7, 10, 8, 9, 7], 1) == [(5, 6, 7, 3)]
 
 

@@ -183,3 +183,36 @@ def test_a_damaged_file_is_refused(tmp_path: Path, damage: str) -> None:
     path.write_bytes(damaged)
     with pytest.raises(ValueError, match=r"tree\.bin"):
         map_arrays(path, KIND)
+
+
+def test_pages_are_given_back_and_answers_stay(tmp_path: Path) -> None:
+    """After `give_back` no page of the file counts as memory of this process, and the tree says what it said."""
+    rows = [np.arange(50_000, dtype=np.int64)] * 2
+    spelled = [ragged([[token // 250 + 4, token % 250 + 4] for token in range(50_000)])] * 2
+    path = tmp_path / "tree"
+    built = build_tree(spelled, rows, SEPARATOR)
+    write_arrays(path, KIND, built.meta, built.arrays)
+    tree = PrefixTree.open(path)
+    keys = [(number // 250 + 4, number % 250 + 4, SEPARATOR) for number in range(0, 50_000, 500)]
+
+    def said() -> list[list[int]]:
+        return [tree.walk(tree.start(1)[0], key + key).tolist() for key in keys]
+
+    before = said()
+    assert resident_bytes(path) > 0
+    tree.give_back()
+    assert resident_bytes(path) == 0
+    assert said() == before
+    PrefixTree(dict(tree.arrays), tree.meta).give_back()  # in memory there is nothing to give back
+
+
+def resident_bytes(path: Path) -> int:
+    """Return how much of a file's mappings counts as memory of this process."""
+    total, is_inside = 0, False
+    for line in Path("/proc/self/smaps").read_text().splitlines():
+        name, _, rest = line.partition(":")
+        if "-" in name.split(" ")[0]:
+            is_inside = line.endswith(str(path))
+        elif is_inside and name == "Rss":
+            total += int(rest.split()[0]) * 1024
+    return total

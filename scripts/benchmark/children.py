@@ -111,6 +111,11 @@ class Child:
         """Whether the process is gone."""
         return self._process.poll() is not None
 
+    @property
+    def exit_code(self) -> int | None:
+        """What the process ended with: a negative number is the signal that killed it; None while it runs."""
+        return self._process.poll()
+
     def kill(self) -> None:
         """End the process as a power failure would."""
         self._process.kill()

@@ -13,7 +13,6 @@ at once.
 import argparse
 import json
 import os
-import resource
 import subprocess
 import sys
 import tempfile
@@ -119,7 +118,7 @@ def write_graph(path: Path, triples: int) -> None:
 
 def build(text: Path, folder: Path, tokenizer: Path) -> dict[str, Any]:
     """Build a graph's files from text; return seconds and peak memory of this process."""
-    idle_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    idle_mb, _, _ = resident_mb()
     began_at, began_cpu = time.perf_counter(), time.process_time()
     builder = FactsBuilder(folder)
     with TripleReader(text) as reader, tqdm(total=1.0, unit="of the file", disable=None) as bar:
@@ -133,16 +132,16 @@ def build(text: Path, folder: Path, tokenizer: Path) -> dict[str, Any]:
         "build s": round(time.perf_counter() - began_at, 1),
         "CPU s": round(time.process_time() - began_cpu, 1),
         "idle MB": round(idle_mb),
-        "peak MB": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
+        "peak MB": round(resident_mb()[2]),
         "tree MB": round((folder / TREE).stat().st_size / 1e6, 1),
         "all files MB": round(sum(file.stat().st_size for file in folder.iterdir()) / 1e6, 1),
     }
 
 
-def resident_mb() -> tuple[float, float]:
-    """Return resident memory of this process: all, and without pages of files."""
+def resident_mb() -> tuple[float, float, float]:
+    """Return resident memory of this process: all, without pages of files, and the most there ever was."""
     found = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
-    return tuple(int(found[name].split()[0]) / 1024 for name in ("VmRSS", "RssAnon"))  # type: ignore[return-value]
+    return tuple(int(found[name].split()[0]) / 1024 for name in ("VmRSS", "RssAnon", "VmHWM"))  # type: ignore[return-value]
 
 
 def median_us(call: Callable[[], object], times: int) -> float:
@@ -157,7 +156,7 @@ def median_us(call: Callable[[], object], times: int) -> float:
 
 def walk(folder: Path) -> dict[str, Any]:
     """Open a graph's files, walk from the root to the ends of keys, and measure single calls."""
-    before_mb, _ = resident_mb()
+    before_mb, _, _ = resident_mb()
     began_at = time.perf_counter()
     facts = Facts(folder)
     open_ms = (time.perf_counter() - began_at) * 1e3
@@ -173,12 +172,13 @@ def walk(folder: Path) -> dict[str, Any]:
             state = tree.step(state, generator.choice(tokens, 1))
             met.append(state[0])
         facts.triples(tree.values(state[0]))
-    after_mb, anonymous_mb = resident_mb()
+    after_mb, anonymous_mb, most_mb = resident_mb()
     row: dict[str, Any] = {
         "keys": len(tree),
         "open ms": round(open_ms, 1),
         "first question ms": round(first_ms, 1),
         "resident MB": round(after_mb),
+        "most resident MB": round(most_mb),
         "more than before MB": round(after_mb - before_mb),
         "without files MB": round(anonymous_mb),
     }
