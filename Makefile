@@ -32,6 +32,7 @@ bench: $(VENV)/installed-bench
 	$(VENV)/bin/python -m scripts.benchmark.lookup $(BENCH_LOOKUP)
 	$(VENV)/bin/python -m scripts.benchmark.prefix_tree $(BENCH_TREE)
 	$(VENV)/bin/python -m scripts.benchmark.overload
+	$(VENV)/bin/python -m scripts.benchmark.endurance
 	$(VENV)/bin/python -m scripts.benchmark.layouts
 
 # Asks the database of known weaknesses on the network about what is installed.

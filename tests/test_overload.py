@@ -5,10 +5,13 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import orjson
 import pytest
 
-from scripts.benchmark import layouts, overload
+from scripts.benchmark import endurance, layouts, overload
+from scripts.benchmark.children import Child
 from scripts.benchmark.load import request_bytes
 from scripts.benchmark.open_loop import run_crowd
 
@@ -77,31 +80,72 @@ def test_who_hangs_up_is_not_counted_and_disturbs_nobody(port: int) -> None:
     assert crowd.summary()["failed"] == 0
 
 
-def test_the_whole_measurement_runs(
+def test_the_overload_is_measured(
     tmp_path: Path, model_folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A short run overloads a real service, poisons it, kills it, finds everything acknowledged, and draws the picture."""
+    """A short run overloads a real service with searches and embeddings, judges it, and draws the picture."""
     monkeypatch.setenv("MOVERANK_RUNTIME", "torch")
-    arguments = ["--model", str(model_folder), "--texts", "300", "--seconds", "0.5", "--shares", "0.5", "2"]
-    arguments += [
-        "--soak",
-        "3",
+    monkeypatch.setattr(overload, "CROWDS", (2, 4))
+    arguments = ["--model", str(model_folder), "--texts", "300", "--seconds", "0.5", "--shares", "0.5"]
+    overload.main([*arguments, "--plot", str(tmp_path / "plot.png"), "--json", str(tmp_path / "report.json")])
+    report = orjson.loads((tmp_path / "report.json").read_bytes())
+    for found in report["curves"].values():
+        assert [point["share"] for point in found["curve"]] == [0.5, 2]
+        assert [point["failed"] for point in found["curve"]] == [0, 0]
+        assert all(point["refused_with_retry_after"] == 1 for point in found["curve"] if point["refused"])
+        assert found["goodput_at_double"] > 0
+    assert all(report["overhead"][f"{side}_per_s"] > 0 for side in ("bare", "many", "one"))
+    assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")
+    printed = capsys.readouterr().out
+    assert all(said in printed for said in ("goodput at twice the peak", "p99 at half of the peak", "bare"))
+
+
+def test_the_endurance_is_measured(
+    tmp_path: Path, model_folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A short run soaks a real service, poisons it, kills it, and finds everything acknowledged."""
+    monkeypatch.setenv("MOVERANK_RUNTIME", "torch")
+    arguments = [
+        "--model",
+        str(model_folder),
+        "--texts",
+        "300",
+        "--seconds",
+        "0.5",
+        "--minutes",
+        "0.05",
         "--kills",
         "1",
-        "--plot",
-        str(tmp_path / "plot.png"),
-        "--json",
-        str(tmp_path / "report.json"),
     ]
-    overload.main(arguments)
-    report = overload.orjson.loads((tmp_path / "report.json").read_bytes())
+    arguments += ["--plot", str(tmp_path / "plot.png"), "--json", str(tmp_path / "report.json")]
+    assert endurance.main([*arguments, "--keep", str(tmp_path / "kept")]) == 0
+    report = orjson.loads((tmp_path / "report.json").read_bytes())
     assert (report["survival"]["lost"], report["survival"]["kills"]) == (0, 1)
     assert report["survival"]["documents"] >= report["survival"]["acknowledged"] > 0
     assert report["soak"]["poison_refused"] == report["soak"]["poison_sent"] > 0
     assert report["soak"]["ready_at_end"] is True
-    assert [point["failed"] for point in report["curve"]] == [0, 0]
     assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")
     assert "kills under load" in capsys.readouterr().out
+    assert (tmp_path / "kept" / "soak.log").is_file()
+
+
+def test_a_service_that_ends_by_itself_leaves_its_log_and_its_code(
+    tmp_path: Path, model_folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the service is gone during the soak, the benchmark fails, names the signal and shows the log."""
+    monkeypatch.setenv("MOVERANK_RUNTIME", "torch")
+
+    def soak_and_kill(service: Child, *given: Any) -> dict[str, Any]:
+        threading.Timer(0.5, service.kill).start()
+        return whole_soak(service, *given)
+
+    whole_soak = endurance.soak
+    monkeypatch.setattr(endurance, "soak", soak_and_kill)
+    arguments = ["--model", str(model_folder), "--texts", "50", "--seconds", "0.2", "--minutes", "0.05"]
+    assert endurance.main([*arguments, "--keep", str(tmp_path / "kept")]) == 1
+    said = capsys.readouterr().err
+    assert "ended with -9 during the soak" in said
+    assert '"message":"request"' in said
 
 
 def test_layouts_are_compared(tmp_path: Path, model_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -111,7 +155,7 @@ def test_layouts_are_compared(tmp_path: Path, model_folder: Path, monkeypatch: p
         monkeypatch.setenv(name, "1")
     arguments = ["--model", str(model_folder), "--texts", "100", "--seconds", "0.3", "--rounds", "1", "--clients", "3"]
     layouts.main([*arguments, "--json", str(tmp_path / "report.json")])
-    report = overload.orjson.loads((tmp_path / "report.json").read_bytes())
+    report = orjson.loads((tmp_path / "report.json").read_bytes())
     assert {(entry["replicas"], entry["kind"]) for entry in report["layouts"]} == {
         (replicas, kind) for replicas in (1, 2) for kind in ("search", "similarity")
     }

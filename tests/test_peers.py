@@ -33,7 +33,7 @@ def test_sides_take_turns_and_agree(
     report = orjson.loads(file.read_bytes())
     assert report["differences"]["plain"] < 1e-5
     assert [(entry["workload"], entry["clients"]) for entry in report["embeddings"]] == [
-        *(("short", 1), ("short", 3), ("mixed", 1), ("mixed", 3)),
+        *(("short", 1), ("mixed", 1), ("short", 3), ("mixed", 3)),
     ]
     for entry in report["embeddings"]:
         assert set(entry["sides"]) == {"moverank", "plain"}

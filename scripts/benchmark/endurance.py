@@ -1,11 +1,20 @@
-"""What the service bears: hours of everything at once, and power failures under load.
+"""What the service bears: everything at once for a long time, and power failures under load (part of `make bench`).
 
-The soak mixes searches, imports, writes, callers who hang up and bodies that are wrong in every way, and watches the memory. The
-survival test writes while it kills the process, and looks whether everything that was acknowledged is there afterwards.
+    python -m scripts.benchmark.endurance [--minutes 3] [--kills 5] [--keep FOLDER]
+
+The soak mixes searches, embeddings, rerank, imports, callers who hang up and bodies that are wrong in every way, and watches the
+memory. The survival test writes while it kills the process, and looks whether everything that was acknowledged is there
+afterwards. Where something goes wrong, the data and the logs stay, and the exit code of the service is named.
 """
 
+import argparse
 import http.client
+import os
 import random
+import shutil
+import signal
+import sys
+import tempfile
 import threading
 import time
 from contextlib import suppress
@@ -13,10 +22,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import orjson
 
 from scripts.benchmark.children import Child, start_service
-from scripts.benchmark.load import request_bytes
+from scripts.benchmark.corpus import made_corpus
+from scripts.benchmark.load import request_bytes, run_clients
 from scripts.benchmark.open_loop import run_crowd
+from service.settings import BUNDLED_MODEL
+
+SOAK_SHARE = 0.3
+"""Requests a second of the soak, as a share of what eight clients get answered."""
 
 POISON: list[tuple[str, bytes]] = [
     ("/v1/collections/load/search", b'{"query": "\xff\xfe"}'),
@@ -57,7 +72,7 @@ def soak(service: Child, searches: list[bytes], texts: list[str], per_second: fl
         for thread in (*others, watching):
             thread.join()
     if service.has_ended:
-        raise RuntimeError("the service ended during the soak; the log has the reason")
+        raise RuntimeError(f"the service ended with {service.exit_code} during the soak; its log has the reason")
     at, megabytes = (np.array(column) for column in zip(*memory, strict=True))
     warm = at > seconds / 3  # the first third is warm-up
     slope, _ = np.polyfit(at[warm], megabytes[warm], 1)
@@ -100,6 +115,10 @@ def survive(
             run_crowd(service.port, searches[:1], 20.0, 0.5)
             for thread in (*writers, killer):
                 thread.join()
+            if service.exit_code != -signal.SIGKILL:
+                raise RuntimeError(
+                    f"the service ended with {service.exit_code} before it was killed; its log has the reason"
+                )
     with start_service(model, folder, log) as service:
         lost += [id for id, text in acknowledged.items() if _text_of(service, id) != text]
         found = service.json.expect("GET", "/v1/collections/kept")["documents"]
@@ -154,12 +173,117 @@ def _import(service: Child, stop: threading.Event, texts: list[str], imports: li
 
 def _watch(service: Child, stop: threading.Event, memory: list[tuple[float, float]]) -> None:
     began_at = time.perf_counter()
-    while not service.has_ended:
-        memory.append((time.perf_counter() - began_at, service.memory().total / 1e6))
-        if stop.wait(0.5):
-            return
+    with suppress(OSError, KeyError):  # a process that has just ended has no memory
+        while not service.has_ended:
+            memory.append((time.perf_counter() - began_at, service.memory().total / 1e6))
+            if stop.wait(0.5):
+                return
 
 
 def search_requests(queries: list[str]) -> list[bytes]:
     """Return one search over the collection ``load`` for each query, as bytes."""
     return [request_bytes("/v1/collections/load/search", {"query": query, "top_k": 10}) for query in queries]
+
+
+def mixed_requests(texts: list[str], queries: list[str]) -> list[bytes]:
+    """Return searches, and now and then the vectors of some texts, or an order of them."""
+    mixed = search_requests(queries)
+    for i in range(0, len(mixed), 10):
+        some = texts[i : i + 20]
+        mixed.insert(i, request_bytes("/v1/embeddings", {"input": some, "model": "-"}))
+        mixed.insert(i + 5, request_bytes("/v1/rerank", {"query": queries[i % len(queries)], "documents": some}))
+    return mixed
+
+
+def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
+    """Soak and kill in a folder and return the report; the logs lie beside the data."""
+    corpus = made_corpus(options.texts)
+    mixed = mixed_requests(corpus.texts, corpus.queries)
+    with start_service(options.model, folder / "soaked", folder / "soak.log") as service:
+        documents = [{"id": f"{i}", "text": text} for i, text in enumerate(corpus.texts)]
+        for start in range(0, len(documents), 500):
+            service.json.expect("POST", "/v1/collections/load/documents", {"documents": documents[start : start + 500]})
+        peak = max(run_clients(service.port, mixed, 8, options.seconds).per_second for _ in range(2))
+        print(f"… soak of {options.minutes:g} minutes at {SOAK_SHARE * peak:.0f} requests/s", flush=True)
+        soaked = soak(service, mixed, corpus.texts[:2_000], SOAK_SHARE * peak, options.minutes * 60)
+        stopped_s = service.stop()
+        if service.exit_code != 0:
+            raise RuntimeError(f"the service ended with {service.exit_code} when it was told to stop")
+    print(f"… {options.kills} kills", flush=True)
+    searches = search_requests(corpus.queries)
+    survived = survive(options.model, folder / "kept", folder / "kills.log", searches, corpus.texts, options.kills)
+    return {
+        "machine": {"cores": os.cpu_count(), "load_average": os.getloadavg()[0]},
+        "soak": soaked,
+        "stopped_s": stopped_s,
+        "survival": survived,
+    }
+
+
+def as_text(report: dict[str, Any]) -> str:
+    """Write a report as sentences."""
+    lasting, survived, machine = report["soak"], report["survival"], report["machine"]
+    slowest_s = max(survived["ready_s"], default=0.0)
+    return (
+        f"{machine['cores']} cores, load {machine['load_average']:.1f} at the end.\n\n"
+        f"Soak of {lasting['seconds']:.0f} s: {lasting['offered_per_s']:.0f} requests/s (searches, embeddings, rerank; one in "
+        f"ten hangs up), {lasting['imports']} imports, wrong bodies. Failed {lasting['failed']:.2%}, refused "
+        f"{lasting['refused']:.2%}, p50 {lasting['p50_ms']:.0f} ms, p99 {lasting['p99_ms']:.0f} ms; "
+        f"{lasting['poison_refused']} of {lasting['poison_sent']} wrong bodies were refused; memory "
+        f"{lasting['memory_after_warm_up_mb']:.0f} MB after a third, {lasting['memory_at_end_mb']:.0f} MB at the end "
+        f"({lasting['growth_mb_per_minute']:+.1f} MB a minute); ready at the end: {lasting['ready_at_end']}; "
+        f"stopped in {report['stopped_s']:.1f} s.\n\n"
+        f"{survived['kills']} kills under load: {survived['acknowledged']} documents acknowledged, {survived['lost']} lost; "
+        f"ready again after {slowest_s:.1f} s at most."
+    )
+
+
+def plot(report: dict[str, Any], file: Path) -> None:
+    """Draw the memory over time."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 3.8), layout="constrained")
+    axes = figure.subplots()
+    axes.plot(*zip(*report["soak"]["memory"], strict=True))
+    axes.set(xlabel="s", ylabel="MB", ylim=(0, None), title="resident memory in the soak")
+    figure.savefig(file, dpi=110)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Measure and print what came of it; 1 where something was lost or the service ended by itself."""
+    parser = argparse.ArgumentParser(prog="scripts.benchmark.endurance", description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--model", type=Path, default=BUNDLED_MODEL)
+    parser.add_argument("--texts", type=int, default=10_000, help="documents in the collection (10000)")
+    parser.add_argument("--seconds", type=float, default=3.0, help="seconds in which the peak is looked for, twice (3)")
+    parser.add_argument("--minutes", type=float, default=3.0, help="length of the soak (3)")
+    parser.add_argument("--kills", type=int, default=5, help="kill -9 and restart so often (5)")
+    parser.add_argument(
+        "--keep", type=Path, help="folder for data and logs, kept in any case; else only after a failure"
+    )
+    parser.add_argument("--json", type=Path, help="write the report to this file")
+    parser.add_argument("--plot", type=Path, help="draw the memory into this file")
+    options = parser.parse_args(arguments)
+    folder = options.keep or Path(tempfile.mkdtemp(prefix="moverank-endurance-"))
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        report = measure(options, folder)
+    except (RuntimeError, OSError) as error:
+        print(f"{error}\nData and logs are in {folder}; the last lines:", file=sys.stderr)
+        for log in sorted(folder.glob("*.log")):
+            print(f"{log.name}:\n{log.read_text(errors='replace')[-3_000:]}", file=sys.stderr)
+        return 1
+    if options.json is not None:
+        options.json.write_bytes(orjson.dumps(report, option=orjson.OPT_INDENT_2))
+    if options.plot is not None:
+        plot(report, options.plot)
+    print(as_text(report))
+    if report["survival"]["lost"]:
+        print(f"documents were lost; data and logs are in {folder}", file=sys.stderr)
+        return 1
+    if options.keep is None:
+        shutil.rmtree(folder)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

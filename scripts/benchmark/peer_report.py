@@ -14,7 +14,16 @@ def as_text(report: dict[str, Any]) -> str:
         "Largest difference of a vector's entry from the service's: "
         + ", ".join(f"{name} {difference:.0e}" for name, difference in report["differences"].items())
         + ".",
-        _table("texts", [(WORKLOADS[entry["workload"]], entry) for entry in report["embeddings"]]),
+        "Texts a second (p99):",
+        _table(
+            "texts",
+            [
+                (name, entry)
+                for key, name in WORKLOADS.items()
+                for entry in report["embeddings"]
+                if entry["workload"] == key
+            ],
+        ),
     ]
     if report["searches"]:
         first = report["searches"][0]

@@ -1,11 +1,12 @@
 """Side by side with the peers: embeddings a second of infinity, txtai, a plain server, and this service.
 
-    python -m scripts.benchmark.peers --venvs FOLDER [--clients 1 8 32 128] [--json FILE]
+    python -m scripts.benchmark.peers [--venvs FOLDER] [--minutes 12] [--json FILE]
 
-The same model folder in each, the peers in environments of their own (made in the folder on the first run: minutes, and 3 GB), on
-the same machine, with the same closed-loop clients (load.py), in turns. Every request is one text and is answered with floats, in
-OpenAI's form. Two workloads: short questions, and texts whose number of characters is spread evenly, on a logarithmic scale,
-over 8 to 500. With `--texts` searches are compared with txtai's, too: vectors alone, exhaustive in both.
+The same model folder in each, the peers in environments of their own (made on the first run: minutes, and 3 GB), on the same
+machine, with the same closed-loop clients (load.py), in turns. Every request is one text and is answered with floats, in OpenAI's
+form. Two workloads: short questions, and texts whose number of characters is spread evenly, on a logarithmic scale, over 8 to
+500. Searches are compared with txtai's, too: vectors alone, exhaustive in both. When the minutes are over, what is not yet
+measured is left out.
 """
 
 import argparse
@@ -16,7 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -38,6 +39,7 @@ REQUIREMENTS = {
     "txtai": [TORCH, "txtai[api]==9.14.0", "sentence-transformers==6.2.0", "transformers==5.23.0", "faiss-cpu==1.15.1"],
     "plain": [],  # nothing that the extra `bench` has not
 }
+VENVS = Path.home() / ".cache" / "moverank-peers"
 OURS = "moverank"
 OFFLINE = {"HF_HUB_OFFLINE": "1", "DO_NOT_TRACK": "1", "INFINITY_ANONYMOUS_USAGE_STATS": "0"}
 SHORTEST, LONGEST = 8, 500
@@ -46,6 +48,8 @@ DISTINCT = 400
 """Texts of a workload; clients ask them in turn, over and over."""
 COLLECTION = "peers"
 TOP_K = 10
+MOST_SEARCHERS = 32
+"""Clients that search at a time; txtai answers more of them one after the other."""
 
 
 class Side(NamedTuple):
@@ -138,27 +142,30 @@ def workloads() -> dict[str, list[str]]:
 
 
 def measure(
-    sides: Sequence[Side], texts: Sequence[str], clients: int, seconds: float, rounds: int
+    sides: Mapping[str, tuple[int, Sequence[bytes]]], clients: int, seconds: float, rounds: int
 ) -> dict[str, dict[str, float]]:
-    """Let the sides take turns under so many clients; a side that fails once (an error, a connection closed) has no figures."""
-    loads: dict[str, list[Load]] = {side.name: [] for side in sides}
+    """Let sides (a port and requests) take turns under so many clients; one that fails once (an error, a connection closed) has
+    no figures."""
+    loads: dict[str, list[Load]] = {name: [] for name in sides}
     failed: set[str] = set()
+    names = list(sides)
     for turn in range(rounds):
-        first = turn % len(sides)
-        for side in (*sides[first:], *sides[:first]):
-            requests = [side.request(text) for text in texts]
+        first = turn % len(names)
+        for name in (*names[first:], *names[:first]):
+            port, requests = sides[name]
             try:
-                loads[side.name].append(run_clients(side.child.port, requests, clients, seconds))
+                loads[name].append(run_clients(port, requests, clients, seconds))
             except (RuntimeError, OSError) as error:
-                failed.add(side.name)
-                say(f"{side.name} failed under {clients} clients: {error}")
+                failed.add(name)
+                say(f"{name} failed under {clients} clients: {error}")
     return {name: Load.together(found).summary() for name, found in loads.items() if name not in failed}
 
 
 def measure_searches(
-    ours: Side, txtai: Side, texts: int, clients: Sequence[int], seconds: float, rounds: int
+    ours: Side, txtai: Side, options: argparse.Namespace, is_over: Callable[[], bool]
 ) -> list[dict[str, Any]]:
     """Index the same texts in both and let them take turns searching; say how many of the first ten agree."""
+    texts = options.texts
     corpus = made_corpus(texts, seed=11)
     job = ours.child.json.expect(
         "POST", f"/v1/collections/{COLLECTION}/imports", as_jsonl(corpus.ids, corpus.texts), "application/x-ndjson"
@@ -178,23 +185,21 @@ def measure_searches(
         hits = ours.child.json.expect("POST", path, body(query, "none"))["results"][0]["hits"]
         theirs = txtai.child.json.expect("POST", "/batchsearch", {"queries": [query], "limit": TOP_K})[0]
         same.append(len({hit["id"] for hit in hits} & {hit["id"] for hit in theirs}) / TOP_K)
+    asked = [request_bytes("/batchsearch", {"queries": [query], "limit": TOP_K}) for query in corpus.queries]
     forms = {
-        f"{OURS}, vectors": (ours, [request_bytes(path, body(query, "none")) for query in corpus.queries]),
-        f"{OURS}, vectors and wrd": (ours, [request_bytes(path, body(query, "wrd")) for query in corpus.queries]),
-        "txtai, vectors": (
-            txtai,
-            [request_bytes("/batchsearch", {"queries": [query], "limit": TOP_K}) for query in corpus.queries],
+        f"{OURS}, vectors": (ours.child.port, [request_bytes(path, body(query, "none")) for query in corpus.queries]),
+        f"{OURS}, vectors and wrd": (
+            ours.child.port,
+            [request_bytes(path, body(query, "wrd")) for query in corpus.queries],
         ),
+        "txtai, vectors": (txtai.child.port, asked),
     }
     found = []
-    for count in clients:
-        loads: dict[str, list[Load]] = {name: [] for name in forms}
-        for _ in range(rounds):
-            for name, (side, requests) in forms.items():
-                loads[name].append(run_clients(side.child.port, requests, count, seconds))
-        summaries = {name: Load.together(each).summary() for name, each in loads.items()}
-        found.append({"texts": texts, "clients": count, "agreement": float(np.mean(same)), "sides": summaries})
-        say(f"search, {count} clients: {_rates(summaries)}")
+    for count in options.clients:
+        if count <= MOST_SEARCHERS and not is_over():
+            summaries = measure(forms, count, options.seconds, options.rounds)
+            found.append({"texts": texts, "clients": count, "agreement": float(np.mean(same)), "sides": summaries})
+            say(f"search, {count} clients: {_rates(summaries)}")
     return found
 
 
@@ -202,6 +207,11 @@ def run(options: argparse.Namespace, scratch: Path) -> dict[str, Any]:
     """Measure everything and return the report."""
     pythons = {name: environment_of(name, options.venvs) for name in options.peers}
     before = machine()
+    ends_at = time.perf_counter() + options.minutes * 60
+
+    def is_over() -> bool:
+        return time.perf_counter() > ends_at
+
     with ExitStack() as stack:
         service = stack.enter_context(start_service(options.model, scratch / "data", scratch / "log"))
         sides = [Side(OURS, service, "/v1/embeddings")]
@@ -217,18 +227,19 @@ def run(options: argparse.Namespace, scratch: Path) -> dict[str, Any]:
         say(f"largest difference of a vector's entry: {differences}")
         for side in sides:  # every length once, so that nobody compiles or allocates during a measurement
             run_clients(side.child.port, [side.request(text) for text in texts["mixed"]], 8, options.seconds)
+        by_name = {side.name: side for side in sides}
+        searches = []
+        if options.texts and "txtai" in by_name:
+            searches = measure_searches(by_name[OURS], by_name["txtai"], options, is_over)
         embeddings = []
-        for workload, clients in ((name, count) for name in texts for count in options.clients):
-            found = measure(sides, texts[workload], clients, options.seconds, options.rounds)
+        for clients, workload in ((count, name) for count in options.clients for name in texts):
+            if is_over():
+                say(f"the time is over: {workload}, {clients} clients, is left out")
+                continue
+            asked = {side.name: (side.child.port, [side.request(text) for text in texts[workload]]) for side in sides}
+            found = measure(asked, clients, options.seconds, options.rounds)
             embeddings.append({"workload": workload, "clients": clients, "sides": found})
             say(f"{workload}, {clients} clients: {_rates(found)}")
-        searches = []
-        by_name = {side.name: side for side in sides}
-        if options.texts and "txtai" in by_name:
-            counts = [count for count in options.clients if count <= 32]
-            searches = measure_searches(
-                by_name[OURS], by_name["txtai"], options.texts, counts, options.seconds, options.rounds
-            )
         memory = {side.name: side.child.memory().total / 1e6 for side in sides}
     return {
         "machine": before | {"load_average_after": os.getloadavg()[0]},
@@ -248,14 +259,15 @@ def _rates(found: dict[str, dict[str, float]]) -> str:
 def read_options(arguments: list[str] | None) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(prog="scripts.benchmark.peers", description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--venvs", type=Path, required=True, help="folder of the peers' environments; made if missing")
+    parser.add_argument("--venvs", type=Path, default=VENVS, help=f"folder of the peers' environments ({VENVS})")
     parser.add_argument("--model", type=Path, default=BUNDLED_MODEL, help="a sentence-transformers folder")
     parser.add_argument("--peers", nargs="*", choices=list(REQUIREMENTS), default=list(REQUIREMENTS))
     parser.add_argument(
         "--clients", type=int, nargs="+", default=[1, 8, 32, 128], help="numbers of closed-loop clients"
     )
     parser.add_argument("--seconds", type=float, default=3.0, help="length of one measurement")
-    parser.add_argument("--rounds", type=int, default=3, help="rounds in which the sides take turns")
+    parser.add_argument("--rounds", type=int, default=2, help="rounds in which the sides take turns (2)")
+    parser.add_argument("--minutes", type=float, default=12.0, help="after which nothing more is begun (12)")
     parser.add_argument("--texts", type=int, default=5_000, help="texts that are searched; 0: no searches")
     parser.add_argument("--json", type=Path, help="write the report to this file")
     return parser.parse_args(arguments)
