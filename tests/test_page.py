@@ -400,6 +400,10 @@ def test_a_question_is_answered_by_facts_that_can_be_browsed_and_changed(
     ):
         visit.open("/ask")
         expect(visit.page.locator(".empty h2")).to_have_text("还没有知识图谱")
+        visit.page.get_by_role("button", name="新建图谱").and_(visit.page.locator(".main")).click()
+        visit.page.get_by_label("名称").fill("facts")
+        visit.page.get_by_role("button", name="新建", exact=True).click()
+        expect(visit.page.locator(".facts")).to_contain_text("0 个三元组")
         assert api.post("/v1/graphs/facts/triples", json={"triples": triples}).status_code == 200
         visit.page.reload()
         visit.page.get_by_role("searchbox", name="问题").fill(question)
@@ -483,6 +487,14 @@ def test_state_shows_what_runs(visit: Visitor, api: httpx.Client) -> None:
     expect(visit.page.get_by_role("rowheader", name="faq")).to_be_visible()
     expect(visit.page.locator(".spark-line")).to_have_count(2)
     visit.picture("state")
+
+
+def test_every_metric_that_the_page_reads_is_exposed(api: httpx.Client) -> None:
+    """The state view asks for no series that the service does not have."""
+    exposed = api.get("/metrics").text
+    read = {name for file in WEB.glob("*.js") for name in re.findall(r"\bmoverank_[a-z_]+", file.read_text("utf-8"))}
+    assert len(read) > 5
+    assert {name for name in read if f"\n{name}" not in exposed} == set()
 
 
 def test_everything_can_be_done_with_the_keyboard(visit: Visitor) -> None:

@@ -4,14 +4,16 @@
 
 import { keepAddress } from "./address.js";
 import { drawBeams } from "./beams.js";
-import { CallError, get, path, post } from "./calls.js";
-import { el, field, put, svg } from "./elements.js";
+import { call, CallError, get, path, post } from "./calls.js";
+import { button, el, field, put, svg } from "./elements.js";
 import { factPanel } from "./facts.js";
+import { askForName } from "./naming.js";
 import { say } from "./words.js";
 
 const DEBOUNCE_MS = 350;
 const TOP_K = 6;
 const SAMPLE = "sample";
+const UNLIKELY = 0.001; // alternatives below it are folded away
 const SURE = 0.1; // a best answer below it is shown with a caveat
 
 /** Show the view; returns what to call when it is left. */
@@ -39,7 +41,7 @@ export function showAsk(root, given) {
   const chosen = el("select", { "aria-label": say("ask.graph"), hidden: true, onchange: () => ((state.g = chosen.value), begin()) });
   const beams = el("select", { onchange: () => ((state.beams = beams.value), run()) }, ["1", "2", "4", "6", "8", "16"].map((n) => el("option", { value: n }, n)));
   beams.value = state.beams;
-  const settings = el("div", { class: "options", hidden: true }, field(`${say("ask.beams")} · ${say("ask.beams.hint")}`, beams));
+  const settings = el("div", { class: "options", hidden: true }, field(`${say("ask.beams")} · ${say("ask.beams.hint")}`, beams), button(say("ask.new"), create, { class: "link" }));
   const answers = el("section", { class: "answers", "aria-label": say("ask.answers"), "aria-live": "polite" });
   const facts = el("section", { class: "facts" });
   const mark = svg("svg", { class: "lens", viewBox: "0 0 24 24", "aria-hidden": "true" }, svg("path", { d: "M9 9a3 3 0 1 1 4.5 2.6c-1 .6-1.5 1.2-1.5 2.4M12 17.5v.5" }));
@@ -73,6 +75,7 @@ export function showAsk(root, given) {
 
   function draw(result) {
     const [best, ...others] = result.answers;
+    const unlikely = others.filter((each) => each.probability < UNLIKELY);
     if (!best) return put(answers, el("div", { class: "empty" }, el("h2", {}, say("ask.nothing.title")), el("p", {}, say("ask.nothing.text"))));
     put(
       answers,
@@ -80,11 +83,16 @@ export function showAsk(root, given) {
       best.probability < SURE && el("p", { class: "warning" }, say("ask.unsure")),
       triple(best, true),
       others.length > 0 && el("h2", {}, say("ask.others")),
-      others.length > 0 && el("ul", { class: "alternatives" }, others.map((each) => el("li", {}, triple(each, false)))),
+      alternatives(others.filter((each) => each.probability >= UNLIKELY)),
+      unlikely.length > 0 && el("details", { class: "unlikely" }, el("summary", {}, say("ask.unlikely", { n: unlikely.length })), alternatives(unlikely)),
       el("h2", {}, say("ask.tree")),
       el("p", { class: "hint" }, say("ask.tree.hint")),
       searchTree(result),
     );
+  }
+
+  function alternatives(found) {
+    return found.length > 0 && el("ul", { class: "alternatives" }, found.map((each) => el("li", {}, triple(each, false))));
   }
 
   /** The search as a tree; a tick shows every way that was weighed. */
@@ -119,11 +127,18 @@ export function showAsk(root, given) {
     put(answers, el("div", { class: "empty" }, el("p", {}, say(examples.length ? "ask.try" : "ask.type")), el("div", { class: "chips" }, examples.map((text) => el("button", { type: "button", class: "chip", lang: "zh-CN", onclick: () => ((input.value = text), run(), input.focus()) }, text)))));
   }
 
+  async function create() {
+    const made = await askForName(say("ask.new"), (given) => call("PUT", path`/v1/graphs/${given}`));
+    if (made === null) return;
+    state.g = made;
+    begin();
+  }
+
   async function begin() {
     try {
       const graphs = await graphNames(leaving.signal);
       state.g ??= graphs.includes(SAMPLE) ? SAMPLE : (graphs[0] ?? null);
-      if (!state.g) return put(answers, el("div", { class: "empty" }, el("h2", {}, say("ask.none.title")), el("p", {}, say("ask.none.text"))));
+      if (!state.g) return put(answers, el("div", { class: "empty" }, el("h2", {}, say("ask.none.title")), el("p", {}, say("ask.none.text")), button(say("ask.new"), create, { class: "main" })));
       const names = [...new Set([...graphs, state.g])];
       put(chosen, names.map((name) => el("option", { value: name }, name)));
       chosen.value = state.g;

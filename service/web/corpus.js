@@ -5,8 +5,9 @@
 import { keepAddress } from "./address.js";
 import { call, get, path } from "./calls.js";
 import { documentPanel } from "./documents.js";
-import { button, el, field, openDialog, put } from "./elements.js";
+import { button, el, openDialog, put } from "./elements.js";
 import { importPanel } from "./imports.js";
+import { askForName } from "./naming.js";
 import { note } from "./notes.js";
 import { say } from "./words.js";
 
@@ -59,23 +60,11 @@ export function showCorpus(root, given) {
     reload = name === null ? () => {} : documentPanel(documents, name, drawCollections);
   }
 
-  function create() {
-    openDialog(say("corpus.new"), (close) => {
-      const input = el("input", { type: "text", required: true, pattern: "[a-z0-9][a-z0-9_\\-]{0,63}", autofocus: true, autocapitalize: "off", spellcheck: "false" });
-      const fault = el("p", { class: "warning", role: "alert" });
-      const make = async (event) => {
-        event.preventDefault();
-        try {
-          await call("PUT", path`/v1/collections/${input.value}`);
-          choose(input.value);
-          drawCollections();
-          close(true);
-        } catch (error) {
-          fault.textContent = error.message || say("banner.away");
-        }
-      };
-      return el("form", { onsubmit: make }, field(say("corpus.name"), input, say("corpus.name.hint")), fault, el("div", { class: "row end" }, button(say("cancel"), () => close(false), { class: "quiet" }), el("button", { class: "main" }, say("corpus.create"))));
-    });
+  async function create() {
+    const made = await askForName(say("corpus.new"), (given) => call("PUT", path`/v1/collections/${given}`));
+    if (made === null) return;
+    choose(made);
+    drawCollections();
   }
 
   async function remove(collection) {

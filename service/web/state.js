@@ -24,8 +24,8 @@ export function showState(root) {
 
   async function describe() {
     try {
-      const [info, { collections }] = await Promise.all([get("/info", leaving.signal), get("/v1/collections", leaving.signal)]);
-      put(about, modelTable(info), collectionTable(collections), limitTable(info));
+      const [info, { collections }, { graphs }] = await Promise.all(["/info", "/v1/collections", "/v1/graphs"].map((route) => get(route, leaving.signal)));
+      put(about, modelTable(info), collectionTable(collections), graphs.length > 0 && graphTable(graphs), limitTable(info));
     } catch (error) {
       if (error.name !== "AbortError") put(about, el("p", { class: "empty bad" }, error.message || say("banner.away")));
     }
@@ -69,7 +69,7 @@ export function showState(root) {
       tile(say("state.requests"), `${rate[0].toFixed(1)}`, say("state.perSecond"), sparkline(rates.map((each) => each[0]), { most: KEPT })),
       tile(say("state.texts"), `${rate[1].toFixed(1)}`, say("state.perSecond"), sparkline(rates.map((each) => each[1]), { most: KEPT })),
       tile(say("state.latency"), milliseconds(median), say("state.p99", { ms: milliseconds(slow) })),
-      tile(say("state.queue"), queued === null ? "–" : String(queued), say("state.waiting", { n: total(samples, "moverank_search_queue_queries") ?? 0 })),
+      tile(say("state.queue"), queued === null ? "–" : String(queued), say("state.waiting", { n: total(samples, "moverank_queries_inside") ?? 0 })),
       tile(say("state.spared"), solved + pruned ? `${Math.round((pruned / (solved + pruned)) * 100)}%` : "–", say("state.spared.hint")),
       tile(say("state.memory"), memory === null ? "–" : size(memory), say("state.served", { n: counts.requests.toLocaleString() })),
     );
@@ -112,6 +112,14 @@ function collectionTable(collections) {
     say("corpus.collections"),
     [say("corpus.name"), say("state.documents"), say("state.index"), say("state.size")],
     collections.map((each) => [each.name, each.documents.toLocaleString(), each.index_in_use ?? each.index, size(each.bytes)]),
+  );
+}
+
+function graphTable(graphs) {
+  return tableOf(
+    say("state.graphs"),
+    [say("corpus.name"), say("state.triples"), say("state.subjects"), say("state.predicates"), say("state.pending"), say("state.size")],
+    graphs.map((each) => [each.name, ...[each.triples, each.subjects, each.predicates, each.pending].map((n) => n.toLocaleString()), size(each.bytes)]),
   );
 }
 
