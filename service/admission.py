@@ -79,6 +79,19 @@ class Gate:
         """Seconds until work on a query that comes now would begin, as estimated."""
         return self._pace.seconds(max(0, self._inside + 1 - self._threads))
 
+    def refusal(self, queries: int) -> Overloaded | None:
+        """Return why so many queries may not come in now; None where they may."""
+        if self._inside and self._inside + queries > self._most:
+            return self._full(
+                f"{self._inside} queries are being answered and {queries} more would pass "
+                f"max_concurrent_queries = {self._most}"
+            )
+        if self._inside >= ALWAYS_PER_THREAD * self._threads and self.wait_s > self._max_wait_s:
+            return self._full(
+                f"a query would wait {self.wait_s:.1f} s, longer than max_wait_ms = {self._max_wait_s * 1e3:g}"
+            )
+        return None
+
     @contextmanager
     def enter(self, queries: int) -> Iterator[None]:
         """Stay inside with so many queries. Whoever comes when nobody is inside may bring any number.
@@ -86,15 +99,9 @@ class Gate:
         Raises:
             Overloaded: too many are inside, or they take too long.
         """
-        if self._inside and self._inside + queries > self._most:
-            raise self._full(
-                f"{self._inside} queries are being answered and {queries} more would pass "
-                f"max_concurrent_queries = {self._most}"
-            )
-        if self._inside >= ALWAYS_PER_THREAD * self._threads and self.wait_s > self._max_wait_s:
-            raise self._full(
-                f"a query would wait {self.wait_s:.1f} s, longer than max_wait_ms = {self._max_wait_s * 1e3:g}"
-            )
+        refusal = self.refusal(queries)
+        if refusal is not None:
+            raise refusal
         self._pace.begin()
         self._inside += queries
         answered = 0

@@ -7,6 +7,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any
 
 from fastapi import FastAPI, Request, Response
@@ -44,6 +45,9 @@ ERRORS: dict[int | str, dict[str, Any]] = {
         503: "The service is loading or draining.",
     }.items()
 }
+
+QUERIES = ("/search", "/rerank", "/v1/similarity")
+"""How the paths of routes end that go through the gate for queries."""
 
 
 def create_app(settings: Settings, tracer: Tracer | None = None) -> FastAPI:
@@ -105,8 +109,16 @@ def create_app(settings: Settings, tracer: Tracer | None = None) -> FastAPI:
         answer=_answer_over,
         slow_request_ms=settings.slow_request_ms,
         max_requests=settings.max_requests,
+        refusal=partial(_refusal, app),
     )
     return app
+
+
+def _refusal(app: FastAPI, scope: Scope) -> ServiceError | None:
+    """Return why a query need not even be read: it would wait too long; None for all others."""
+    runtime: Runtime | None = app.state.runtime
+    is_query = scope["method"] == "POST" and scope["path"].endswith(QUERIES)
+    return runtime.gate.refusal(1) if runtime is not None and is_query else None
 
 
 def _readings(app: FastAPI) -> Readings:

@@ -5,6 +5,7 @@ where the time went by the header ``Server-Timing``; everything else is seen fro
 """
 
 import logging
+import math
 import re
 import time
 import uuid
@@ -65,14 +66,19 @@ class Observed:
         answer: Answer,
         slow_request_ms: int,
         max_requests: int,
+        refusal: Callable[[Scope], ServiceError | None] = lambda _: None,
     ) -> None:
+        """Stand around an application; ``refusal`` says which requests need not even be read."""
         self._app = app
         self._metrics = metrics
         self._tracer = tracer
         self._answer = answer
         self._slow_request_ms = slow_request_ms
         self._max_requests = max_requests
+        self._refusal = refusal
         self._in_flight = 0
+        self._refused = 0  # at the door, since that was said last
+        self._refused_said_at = -math.inf
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request on and say afterwards what became of it; a fault is answered with status 500."""
@@ -96,10 +102,10 @@ class Observed:
 
     async def _pass_on(self, scope: Scope, seen: "_Seen") -> None:
         try:
-            if self._in_flight > self._max_requests and scope["path"] not in QUIET:
-                sentence = f"{self._max_requests} requests (max_requests) are being answered; try again later"
-                full = Overloaded(sentence, retry_after_s=1, reason="requests")
-                await self._answer(full, scope, seen.receive, seen.send)
+            refusal = self._refusal_of(scope)
+            if refusal is not None:
+                seen.is_refused = True
+                await self._answer(refusal, scope, seen.receive, seen.send)
             else:
                 await self._app(scope, seen.receive, seen.send)
         except Exception as error:
@@ -107,6 +113,23 @@ class Observed:
             if seen.status is None:
                 sentence = "the service made a mistake; its log has the details under this answer's X-Request-ID"
                 await self._answer(ServiceError(sentence), scope, seen.receive, seen.send)
+
+    def _refusal_of(self, scope: Scope) -> ServiceError | None:
+        """Return why a request is refused before it is read; None for those that come in."""
+        if scope["path"] in QUIET:
+            return None
+        if self._in_flight > self._max_requests:
+            sentence = f"{self._max_requests} requests (max_requests) are being answered; try again later"
+            return Overloaded(sentence, retry_after_s=1, reason="requests")
+        return self._refusal(scope)
+
+    def _say_refused(self) -> None:
+        """Log how many were refused, once a second: under overload a line for each would cost those who are answered."""
+        self._refused += 1
+        now = time.monotonic()
+        if now - self._refused_said_at >= 1.0:
+            log.info("refused at the door", extra={"refused": self._refused})
+            self._refused, self._refused_said_at = 0, now
 
     def _conclude(self, scope: Scope, seen: "_Seen", span: Any) -> None:
         route = getattr(scope.get("route"), "path_format", UNROUTED)
@@ -120,6 +143,9 @@ class Observed:
         self._metrics.solved.inc(notes.get("solved", 0))
         self._metrics.pruned.inc(notes.get("pruned", 0))
         self._tracer.conclude(span, f"{method} {route}", status, stages, total_ms, seconds)
+        if seen.is_refused:
+            self._say_refused()
+            return
         is_slow = seconds * 1e3 > self._slow_request_ms and "stream" not in notes
         if scope["path"] in QUIET and status != 500 and not is_slow:
             return
@@ -144,6 +170,7 @@ class _Seen:
     def __init__(self, scope: Scope, receive: Receive, send: Send, id: str) -> None:
         self.id = id
         self.status: int | None = None
+        self.is_refused = False
         self.timing = ""
         self.received_bytes = 0
         self.sent_bytes = 0

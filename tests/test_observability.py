@@ -196,3 +196,24 @@ def test_requests_beyond_the_limit_are_told_to_come_back(settings: Settings) -> 
     assert answer["status"] == 429
     assert "max_requests" in answer["error"]
     assert (answer["retry"], answer["probe"]) == ("1", 200)
+
+
+def test_a_query_that_would_wait_too_long_is_not_read_and_hardly_logged(settings: Settings, lines: Lines) -> None:
+    """While the gate is full, queries are refused before their body is looked at, in the dialect of their route; they share
+    lines that count them. Everything else is answered."""
+    with client_of(settings.model_copy(update={"max_concurrent_queries": 1})) as client:
+        gate = client.app.state.runtime.gate  # type: ignore[attr-defined]
+        before = len(lines.requests)
+        with gate.enter(1):
+            for path in ("/v1/collections/none/search", "/v1/rerank", "/rerank", "/v1/similarity"):
+                answer = client.post(path, content=b"no JSON")
+                assert (answer.status_code, answer.headers["Retry-After"]) == (429, "1")
+                assert "max_concurrent_queries = 1" in answer.json()["error"]
+                assert "X-Request-ID" in answer.headers
+            written = lines.requests[before:]
+            assert written[0]["message"] == "refused at the door"
+            assert 1 <= sum(line["refused"] for line in written) <= 4
+            assert client.post("/v1/embeddings", json={"input": "花呗", "model": "-"}).status_code == 200
+            assert client.get("/v1/collections").status_code == 200
+        assert client.post("/v1/similarity", content=b"no JSON").status_code == 422
+        assert 'moverank_rejects_total{reason="search_queue"} 4.0' in client.get("/metrics").text
