@@ -7,7 +7,8 @@
    arXiv:1711.07227): millions of tokens in milliseconds.
 2. ``reduced``: the reduction of the Hungarian method. Take the least cost out of every row, then of every column of what is
    left (and the other way round, whichever gives more): the sums taken out, weighed by the masses, are a feasible solution
-   of the dual problem, hence at most the distance. The second order starts from the potentials that texts share.
+   of the dual problem, hence at most the distance. The potentials that texts share give another; with a table they stand for the
+   second order.
 3. models/dual_bound.py: a few Sinkhorn iterations, for long texts.
 
 The bounds are computed in float32 and lowered by more than its rounding errors can amount to (for d-term sums of unit
@@ -29,8 +30,8 @@ from models.transport import Floats, Measure, Points
 
 BLOCK = 1 << 18  # costs held at a time: 1 MiB of float32, which stays in a core's cache
 RUN = 1 << 16  # tokens of a table looked up at a time
-SAMPLE_TEXTS = 256  # that the potentials shared by all are learned from, or where tokens share no table
-SAMPLE_TOKENS = 2_048
+SAMPLE_TEXTS = 256  # that the potentials shared by all are learned from; where tokens share no table,
+SAMPLE_TOKENS = 1_024  # so many tokens
 SOLVER_ROUNDING = 1e-12  # more than float64 can take from a solved distance, relative to the largest cost
 UNDERFLOW = 1e-36  # more than float32 can lose of a squared distance below its normal range
 
@@ -87,7 +88,7 @@ class Floors:
         self._largest = 2.0 if measure == "wrd" else math.sqrt(query.squares.max(initial=0.0)) + longest  # of the costs
         self._rounding = 4.0 * unit_rounding(candidates.vectors.shape[1])  # of masses and of reduced costs
         self._table: Costs | None = None  # (m, D)
-        self._potentials: tuple[Costs, Costs] | None = None  # (m,), (D,)
+        self._potentials: tuple[Costs, Costs] | None = None  # (m,), (D,) with a table
         if candidates.rows is not None and len(self.query.masses):
             self._table = cost_floor(self.query, candidates.vectors, self._sizes, measure)
 
@@ -160,21 +161,24 @@ class Floors:
             cost, weights = self.block(some)
             starts = ends[first:last] - ends[first]
             totals = np.add.reduceat(weights, starts)
-            served = self._served(some, cost, weights)
-            rows_first, columns_first = reduction(self.query.masses, weights, totals, cost, starts, served)
-            found = np.maximum(self._lowered(rows_first.values), self.lowered_dual(*columns_first))
+            served = self._served(some, cost)
+            shared = by_potentials(self.query.masses, weights, totals, cost, starts, served)
+            reduce = reduction if self._table is None else by_rows_first  # what is shared stands for the other order
+            sums = reduce(self.query.masses, weights, totals, cost, starts)
+            found = np.maximum(self._lowered(sums), self.lowered_dual(*shared))
             bounds[present[first:last]] = np.where(totals > 0.0, found, self._worst)
         return bounds
 
-    def _served(self, positions: Places, cost: Costs, weights: Floats) -> Costs:
-        """Potentials (t,) of the tokens of some texts, with costs (m, t) and weights (t,), from those that texts share."""
+    def _served(self, positions: Places, cost: Costs) -> Costs:
+        """Potentials (t,) of the tokens of some texts, whose costs (m, t) are given, from those of the query that texts share."""
         if self._candidates.rows is not None and self._table is not None:
             tokens = self._candidates.rows[ranges(self._candidates.offsets, positions)].astype(np.intp)
             return np.asarray(self._shared_potentials(positions)[1].take(tokens), np.float32)
-        if self._potentials is None:  # learned from the first texts that are asked for
-            step = -(-cost.shape[1] // SAMPLE_TOKENS)
-            masses = weights[::step] / max(float(weights[::step].sum()), 1e-300)
-            f = query_potentials(self.query.masses, cost[:, ::step], masses.astype(np.float32))
+        if self._potentials is None:
+            some = slice(None, None, -(-len(self._weights) // SAMPLE_TOKENS))
+            sample = cost_floor(self.query, self._candidates.vectors[some], self._sizes[some], self._measure)
+            masses = self._weights[some] / max(float(self._weights[some].sum()), 1e-300)
+            f = query_potentials(self.query.masses, sample, masses.astype(np.float32))
             self._potentials = f, np.empty(0, np.float32)
         return np.asarray(np.min(cost - self._potentials[0][:, None], axis=0))
 
@@ -249,24 +253,35 @@ def cost_floor(query: Points, vectors: NDArray[np.float32], lengths: NDArray[Any
     return np.sqrt(cost, out=cost)
 
 
-def reduction(
-    query_masses: Floats, weights: Floats, totals: Floats, cost: Costs, starts: Places, served: Costs
-) -> tuple[Dual, Dual]:
-    """What the two orders of reduction take out of the costs (m, t) of b texts, weighed: dual solutions.
+def reduction(query_masses: Floats, weights: Floats, totals: Floats, cost: Costs, starts: Places) -> Floats:
+    """Bounds (b,) of b texts: the greater of what the two orders of reduction take out of the costs (m, t), weighed.
 
-    Text i begins at token starts[i] of t; its masses are its weights over totals[i] (its values are nan where that is 0). Rows
-    first takes the least out of every row, then of every column. Columns first begins with potentials `served` (t,) of the tokens.
+    Text i begins at token starts[i] of t; its masses are its weights over totals[i] (its bound is nan where that is 0).
     The costs are overwritten.
     """
+    rows_first = by_rows_first(query_masses, weights, totals, cost, starts)
+    column_least = np.min(cost, axis=0)  # (t,)
+    cost -= column_least
+    row_rest = np.minimum.reduceat(cost, starts, axis=1)  # (m, b)
+    with np.errstate(invalid="ignore"):
+        columns_first = np.add.reduceat(column_least * weights, starts) / totals + query_masses @ row_rest
+    return np.maximum(rows_first, columns_first)
+
+
+def by_rows_first(query_masses: Floats, weights: Floats, totals: Floats, cost: Costs, starts: Places) -> Floats:
+    """What the first of the two orders of `reduction` takes out, weighed (b,); the costs stay as they are."""
     sizes = np.diff(starts, append=cost.shape[1])
     row_least = np.minimum.reduceat(cost, starts, axis=1)  # (m, b)
     column_rest = np.min(cost - np.repeat(row_least, sizes, axis=1), axis=0)  # (t,)
-    cost -= served
-    row_rest = np.minimum.reduceat(cost, starts, axis=1)  # (m, b)
     with np.errstate(invalid="ignore"):
-        rows_first = query_masses @ row_least + np.add.reduceat(column_rest * weights, starts) / totals
+        return np.asarray(query_masses @ row_least + np.add.reduceat(column_rest * weights, starts) / totals)
+
+
+def by_potentials(
+    query_masses: Floats, weights: Floats, totals: Floats, cost: Costs, starts: Places, served: Costs
+) -> Dual:
+    """Dual solutions (b,) from potentials `served` (t,) of tokens, with the best for the query; the costs stay as they are."""
+    rest = np.minimum.reduceat(cost - served, starts, axis=1)  # (m, b)
+    with np.errstate(invalid="ignore"):
         of_texts = np.add.reduceat(served * weights, starts) / totals
-        return (
-            Dual(rows_first, rows_first),
-            Dual(of_texts + query_masses @ row_rest, of_texts + query_masses @ np.abs(row_rest)),
-        )
+        return Dual(of_texts + query_masses @ rest, of_texts + query_masses @ np.abs(rest))

@@ -7,8 +7,8 @@ a text are float64. TensorFloat-32 would be wrong by more, so where it is allowe
 """
 
 import math
-from collections.abc import Iterator
-from typing import NamedTuple, Protocol
+from collections.abc import Callable, Iterator
+from typing import NamedTuple, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -20,12 +20,14 @@ from models.bounds import SOLVER_ROUNDING, UNDERFLOW, unit_rounding
 from models.entropic import Dual, Problems, dual_values
 from models.transport import Floats, Measure, Points
 
-CHUNK_COSTS = {"cpu": 1 << 18, "cuda": 1 << 25}  # costs held at a time, float32; a few copies of them live at once
+CHUNK_COSTS = {"cpu": 1 << 18, "cuda": 1 << 24}  # costs held at a time, float32; a few copies of them live at once
 LEAST_ROWS = {"cpu": 16, "cuda": 128}  # a query counts as no fewer tokens, so that token vectors of a chunk fit, too
 UNCUT_COSTS = {"cpu": 1 << 12, "cuda": 1 << 20}  # up to so many, padding is cheaper than another launch
+FEWEST_COSTS = 1 << 14  # in chunks that memory is still looked for
 DUAL_RUN = {"cpu": 12, "cuda": 128}
 
 Places = NDArray[np.int64]
+Result = TypeVar("Result")
 
 
 class Tokens(NamedTuple):
@@ -67,6 +69,7 @@ class DeviceFloors:
         self._rounding = 4.0 * unit_rounding(query.at.shape[1])
         self._table: Tensor | None = None  # (m, D + 1) where texts share their tokens
         self._exact: Tensor | None = None  # the same in float64
+        self._parts = 1  # how many times as small as usual chunks are, since memory ran out
 
     def relaxed(self) -> Floats:
         """Bounds (n,): those of the reduction."""
@@ -77,8 +80,7 @@ class DeviceFloors:
         """Bounds (k,) of the candidates at some positions (k,), or of all, by reduction."""
         places = np.arange(len(self._texts.sizes)) if positions is None else positions
         bounds = np.full(len(places), self._worst)
-        found = [(chosen, self._reduced(places[chosen])) for chosen in self.chunks(places)]
-        for chosen, values in found:  # all is launched before the first is waited for
+        for chosen, values in self.in_chunks(places, self._reduced):  # all is launched before the first is waited for
             bounds[chosen] = values.cpu().numpy()
         return bounds
 
@@ -86,12 +88,8 @@ class DeviceFloors:
     def dual(self, positions: Places) -> Floats:
         """Bounds (k,) by entropic iterations."""
         bounds = np.full(len(positions), self._worst)
-        for chosen in self.chunks(positions):
-            tokens, where = self._texts.tokens(positions[chosen])
-            shares, totals = _shares(tokens, where, self._measure)
-            costs = self._costs(tokens)[:, where].transpose(0, 1).double().contiguous()  # (b, m, n)
-            found = dual_values(Problems(costs, self._masses, shares))
-            bounds[chosen] = torch.where(totals > 0.0, self._lowered_dual(found, tokens), self._worst).cpu().numpy()
+        for chosen, values in self.in_chunks(positions, self._dual):
+            bounds[chosen] = values.cpu().numpy()
         return bounds
 
     @torch.inference_mode()
@@ -108,6 +106,21 @@ class DeviceFloors:
         costs = costs[:, where].transpose(0, 1).contiguous()
         return Problems(costs, self._masses, _shares(tokens, where, self._measure)[0]), self._largest(tokens)
 
+    def in_chunks(self, positions: Places, work: Callable[[Places], Result]) -> list[tuple[Places, Result]]:
+        """Do work with texts at positions (k,), in runs of indices into k; where memory runs out, in smaller ones.
+
+        Raises torch.OutOfMemoryError where even small ones do not fit.
+        """
+        while True:
+            try:
+                return [(chosen, work(positions[chosen])) for chosen in self.chunks(positions)]
+            except torch.OutOfMemoryError:
+                if CHUNK_COSTS[self.device.type] // self._parts < FEWEST_COSTS:
+                    raise
+                self._parts *= 8
+            if self.device.type == "cuda":
+                torch.cuda.empty_cache()
+
     def chunks(self, positions: Places) -> Iterator[Places]:
         """Cut texts at positions (k,) into runs (b,) of indices into k whose costs fit; texts without a token are in none."""
         sizes = self._texts.sizes[positions]
@@ -117,8 +130,8 @@ class DeviceFloors:
         rows, start = max(LEAST_ROWS[kind], len(self.query.masses)), 0
         while start < len(order):
             width = rows * int(sizes[order[start]])
-            count = max(1, CHUNK_COSTS[kind] // width)
-            uncut = max(1, UNCUT_COSTS[kind] // width)
+            count = max(1, CHUNK_COSTS[kind] // self._parts // width)
+            uncut = max(1, UNCUT_COSTS[kind] // self._parts // width)
             alike = int(np.searchsorted(-sizes[order[start:]], -sizes[order[start]] / 2, side="right"))
             count = min(count, max(alike, uncut))
             yield order[start : start + count]
@@ -141,6 +154,14 @@ class DeviceFloors:
         sums = torch.maximum(of_rows[0] + of_columns[0], of_rows[1] + of_columns[1])
         lowered = (sums * (1.0 - self._rounding) - SOLVER_ROUNDING * self._largest(tokens)).clamp_min(0.0)
         return torch.where(totals > 0.0, lowered, self._worst)
+
+    def _dual(self, positions: Places) -> Tensor:
+        """Dual bounds (b,) float64 of one chunk, on the device."""
+        tokens, where = self._texts.tokens(positions)
+        shares, totals = _shares(tokens, where, self._measure)
+        costs = self._costs(tokens)[:, where].transpose(0, 1).double().contiguous()  # (b, m, n)
+        found = dual_values(Problems(costs, self._masses, shares))
+        return torch.where(totals > 0.0, self._lowered_dual(found, tokens), self._worst)
 
     def _lowered_dual(self, found: Dual, tokens: Tokens) -> Tensor:
         """Values (b,) of dual solutions without what rounding may have added."""

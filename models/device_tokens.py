@@ -169,6 +169,15 @@ class DeviceVectors:
             self._kept[name] = _Kept(pages, size)
             kept.append(self._kept[name])
             written.append(np.arange(end - size, end))
+        try:
+            self._write(kept, written, brought)
+        except BaseException:  # what was not written must not be found
+            for name in [name for name in names if name in self._kept]:
+                self._free += self._kept.pop(name).pages.tolist()
+            raise
+
+    def _write(self, kept: Sequence[_Kept], written: Sequence[Places], brought: "_Brought") -> None:
+        """Write texts, given by their tokens among those brought, where they are to be kept."""
         if kept:
             slots = _tensor(_slots(kept), self.device)
             chosen = _tensor(np.concatenate(written), self.device)

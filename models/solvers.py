@@ -15,6 +15,7 @@ from typing import NamedTuple, Protocol
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from models import transport
 from models.candidates import RankedTexts
@@ -155,13 +156,17 @@ class EntropicSolver:
         """Costs (k,) of plans, and how much less the exact distances may be."""
         worst = transport.WORST[self._measure]
         distances, errors = np.full(len(positions), worst), np.zeros(len(positions))
-        for chosen in self._floors.chunks(positions):
-            problems, largest = self._floors.problems(positions[chosen])
-            found = between(problems)
-            has_mass = problems.text_masses.sum(1) > 0.0
-            slack = ROUNDING * (found.sizes + largest)
-            highest = (found.upper + slack).clamp_max(worst)
-            error = (highest - (found.lower - slack).clamp_min(0.0)).clamp_min(0.0)
-            distances[chosen] = torch.where(has_mass, highest, worst).cpu().numpy()
-            errors[chosen] = torch.where(has_mass, error, 0.0).cpu().numpy()
+        for chosen, (highest, error) in self._floors.in_chunks(positions, self._between):
+            distances[chosen], errors[chosen] = highest.cpu().numpy(), error.cpu().numpy()
         return distances, errors
+
+    def _between(self, positions: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
+        """The same of one chunk (b,), on the device."""
+        worst = transport.WORST[self._measure]
+        problems, largest = self._floors.problems(positions)
+        found = between(problems)
+        has_mass = problems.text_masses.sum(1) > 0.0
+        slack = ROUNDING * (found.sizes + largest)
+        highest = (found.upper + slack).clamp_max(worst)
+        error = (highest - (found.lower - slack).clamp_min(0.0)).clamp_min(0.0)
+        return torch.where(has_mass, highest, worst), torch.where(has_mass, error, 0.0)

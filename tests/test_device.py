@@ -10,10 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from models import bounds as bounds_module
 from models import device_bounds, device_tokens, transport
 from models.bounds import Floors
 from models.candidates import PLAIN, Candidates, TokenTable, Weighing
 from models.device_tokens import DeviceTable, DeviceVectors, stored_floors
+from models.dual_bound import Dual
 from models.encoder import Encoded
 from models.rerank import Solving, rerank
 from models.token_codec import ScaledBytes
@@ -82,7 +84,10 @@ def test_bounds_hold_and_are_those_of_numpy(
         candidates.offsets,
         weights=None if weights is None else np.concatenate([weights[text] for text in texts]),
     )
+    monkeypatch = pytest.MonkeyPatch()
+    monkeypatch.setattr(bounds_module, "by_potentials", lambda p, weights, totals, *_: Dual(0.0 * totals, 0.0 * totals))
     plain = Floors(asked, written, measure).reduced()
+    monkeypatch.undo()
     found = floors.reduced()
     assert (found <= exact).all()
     np.testing.assert_allclose(found, plain, rtol=1e-4, atol=2e-3)
@@ -126,6 +131,27 @@ def test_chunks_do_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(parts) > 10
     assert sorted(np.concatenate(parts).tolist()) == [i for i, text in enumerate(texts) if len(text)]
     np.testing.assert_allclose(floors.reduced(), whole, rtol=1e-6)
+
+
+def test_where_memory_runs_out_chunks_become_smaller(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The bounds are the same; a device that never has room raises."""
+    table = made_table(8, 300, 32)
+    query, texts = made_texts(8, table, 60, 60)
+    asked = transport.points(table.vectors[query], "wrd")
+    made = DeviceTable(table, "cpu")
+    floors = made.floors(asked, candidates_of(table, texts), "wrd")
+    whole, room, work = floors.reduced(), [20], floors._reduced
+
+    def reduced(positions: Ids) -> torch.Tensor:
+        if len(positions) > room[0]:
+            raise torch.OutOfMemoryError("no room")
+        return work(positions)
+
+    monkeypatch.setattr(floors, "_reduced", reduced)
+    np.testing.assert_allclose(floors.reduced(), whole, rtol=1e-6)
+    room[0] = 0
+    with pytest.raises(torch.OutOfMemoryError, match="no room"):
+        floors.reduced()
 
 
 class Store:
@@ -191,6 +217,24 @@ def test_what_was_asked_for_lately_stays() -> None:
     unpacked = store.codec.unpack(store.packed[:30])
     for position in range(30):
         np.testing.assert_array_equal(tokens.vectors[where[position]].numpy(), unpacked.tokens(position))
+
+
+def test_what_was_not_written_is_not_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where memory runs out while texts are copied, nothing of them stays, and the next search copies them again."""
+    store = Store(9, [20] * 6, 16)
+    vectors = DeviceVectors(store.codec, "cpu", 1 << 20)
+    vectors.texts(0, np.arange(2), store.read)
+    with monkeypatch.context() as patch:
+        patch.setattr(vectors, "_write", lambda *_: (_ for _ in ()).throw(torch.OutOfMemoryError("no room")))
+        with pytest.raises(torch.OutOfMemoryError, match="no room"):
+            vectors.texts(0, np.arange(6), store.read)
+    assert len(vectors) == 2
+    texts = vectors.texts(0, np.arange(6), store.read)
+    tokens, where = texts.tokens(np.arange(6))
+    for position in range(6):
+        np.testing.assert_array_equal(
+            tokens.vectors[where[position]].numpy(), store.codec.unpack(store.packed).tokens(position)
+        )
 
 
 def test_refused() -> None:
