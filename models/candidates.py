@@ -22,6 +22,7 @@ class TokenTable:
         self.vectors: NDArray[np.float32] = vectors.astype(np.float32, copy=False)
         self.squares: NDArray[np.float32] = transport.squared_lengths(self.vectors)  # (V,)
         self._points: dict[Measure, Points] = {}
+        self._equal: dict[int, Floats] = {}  # equal masses of so many tokens
 
     def __len__(self) -> int:
         return len(self.vectors)
@@ -39,8 +40,10 @@ class TokenTable:
             self._points[measure] = transport.points(self.vectors, measure)
         known = self._points[measure]
         if weights is None and measure == "wmd":
-            count = len(token_ids)
-            return Points(known.at[token_ids], np.full(count, 1.0 / max(count, 1)), known.squares[token_ids])
+            equal = self._equal.get(len(token_ids))
+            if equal is None:
+                equal = self._equal.setdefault(len(token_ids), transport.shares(np.ones(len(token_ids))))
+            return Points(known.at[token_ids], equal, known.squares[token_ids])
         if weights is None:
             weights = self.lengths[token_ids]
         return Points(known.at[token_ids], transport.shares(weights), known.squares[token_ids])

@@ -187,7 +187,7 @@ def cost_floor(at: Tensor, squares: Tensor, tokens: Tokens, measure: Measure) ->
     """Costs (m, D + 1) of query tokens (m, d), float64, against tokens (D, d): `bounds.cost_floor` and a column of inf."""
     rounding = unit_rounding(at.shape[1])
     factor = -1.0 if measure == "wrd" else -2.0
-    cost = torch.full((len(at), len(tokens.vectors) + 1), math.inf, device=at.device)
+    cost = torch.full((len(at), len(tokens.vectors) + 1), math.inf, dtype=torch.float32, device=at.device)
     inner = cost[:, :-1]
     inner.copy_(_product(factor * at, tokens.vectors))
     if measure == "wrd":

@@ -206,12 +206,17 @@ class _Ranking:
         self._kth = at_least  # what must be reached
         self._pending: list[tuple[float, int, int]] = []  # heap of (-best possible score, position, kind of bound)
         self._sizes = candidates.offsets[1:] - candidates.offsets[:-1]  # (n,) tokens
+        self._is_long = (
+            self._sizes * len(self._floors.query.masses) >= LONG_PROBLEM
+        )  # (n,) dear enough for the dual bound
+        self._is_long &= self._solver.is_exact
         self._counts = [0, 0, 0]
         bounds = self._floors.relaxed() if self._floors.has_table else self._floors.reduced()
         self._counts[RELAXED if self._floors.has_table else REDUCED] = len(known)
         self._upper = self._best_scores(np.arange(len(known)), bounds)  # (n,)
         self._run_tokens = FIRST_TOKENS
         self._order, self._sorted, self._next = np.empty(0, np.int64), 0, 0
+        self._rest = -math.inf  # the best possible score among those with the cheapest bound only
         self._sort_more()
 
     @property
@@ -225,11 +230,6 @@ class _Ranking:
         """The best score that anybody unsolved can have; -inf where there is nobody."""
         return max(-self._pending[0][0] if self._pending else -math.inf, self._rest)
 
-    @property
-    def _rest(self) -> float:
-        """The best possible score among those with the cheapest bound only."""
-        return float(self._upper[self._order[self._next]]) if self._next < len(self._order) else -math.inf
-
     def run(self, deadline: float | None) -> bool:
         """Solve until the result is proven (True) or the deadline comes (False)."""
         while self._pending or self._next < len(self._order):
@@ -241,7 +241,7 @@ class _Ranking:
                 self._open_more()
                 continue
             _, position, kind = self._pending[0]
-            if kind == REDUCED and self._is_long(position):
+            if kind == REDUCED and self._is_long[position]:
                 self._improve()
             else:
                 self._solve()
@@ -252,11 +252,6 @@ class _Ranking:
         solved = np.array([self.solved[position] for position in positions.tolist()]).reshape(-1, 2)
         distances = solved[:, 0] - solved[:, 1] if at_most else solved[:, 0]
         return np.asarray(self.known[positions] + self._weight * transport.similarity(distances, self._measure))
-
-    def _is_long(self, position: int) -> bool:
-        """Whether a problem is dear enough for the dual bound to pay."""
-        is_long = len(self._floors.query.masses) * self._sizes[position] >= LONG_PROBLEM
-        return bool(self._solver.is_exact and is_long)
 
     def _best_scores(self, positions: Places, bounds: Floats) -> Floats:
         """The best scores that candidates with these distances at least can have."""
@@ -271,6 +266,7 @@ class _Ranking:
         else:
             kept, self._sorted = np.arange(count), count
         self._order = kept[np.argsort(-self._upper[kept], kind="stable")]
+        self._rest = float(self._upper[self._order[self._next]]) if self._next < len(self._order) else -math.inf
 
     def _open_more(self) -> None:
         """Give the next of those with the cheapest bound a better one, if there is a better one."""
@@ -283,10 +279,14 @@ class _Ranking:
         if self._floors.has_table:
             self._counts[REDUCED] += len(chosen)
             upper = np.minimum(upper, self._best_scores(chosen, self._floors.reduced(chosen)))
-        for highest, position in zip(upper.tolist(), chosen.tolist(), strict=True):
-            heapq.heappush(self._pending, (-highest, position, REDUCED))
+        self._pending += [
+            (-high, position, REDUCED) for high, position in zip(upper.tolist(), chosen.tolist(), strict=True)
+        ]
+        heapq.heapify(self._pending)
         if self._next == len(self._order) < len(self._upper):
             self._sort_more()
+        else:
+            self._rest = float(self._upper[self._order[self._next]]) if self._next < len(self._order) else -math.inf
 
     def _improve(self) -> None:
         """Give the long texts among those in front the dual bound."""
@@ -294,7 +294,7 @@ class _Ranking:
         others = []
         while self._pending and len(chosen) < self._floors.dual_run and -self._pending[0][0] >= self._kth:
             entry = heapq.heappop(self._pending)
-            if entry[2] == REDUCED and self._is_long(entry[1]):
+            if entry[2] == REDUCED and self._is_long[entry[1]]:
                 chosen.append(entry[1])
                 others.append(entry)
             else:
@@ -334,5 +334,5 @@ class _Ranking:
         return [
             position
             for negative, position, kind in first
-            if -negative >= self._kth and not (kind == REDUCED and self._is_long(position))
+            if -negative >= self._kth and not (kind == REDUCED and self._is_long[position])
         ]

@@ -23,7 +23,7 @@ from models.device_bounds import DeviceFloors
 from models.entropic import between
 from models.transport import Floats, Measure, Points
 
-AHEAD_COSTS = 600  # costs of a problem from which handing it to another thread pays
+AHEAD_COSTS = 1_200  # costs of a problem from which handing it to another thread pays
 ROUNDING = 1e-9  # more than float64 can be wrong of a cost, relative to what it is made of
 ENTROPIC_BATCH = {"cpu": 32, "cuda": 512}
 

@@ -57,7 +57,7 @@ class Points(NamedTuple):
     @property
     def has_mass(self) -> bool:
         """Whether the text can be compared at all."""
-        return bool(self.masses.any())
+        return bool(np.count_nonzero(self.masses))
 
 
 def points(vectors: Vectors, measure: Measure, weights: Floats | None = None) -> Points:
@@ -161,12 +161,11 @@ def costs_between(query: Points, text: Points, measure: Measure) -> Floats:
     sums = query.squares[:, None] + text.squares
     dots *= -2.0
     dots += sums
-    rows, columns = np.nonzero(dots < 1e-6 * sums)  # too close for this formula: equal tokens must cost exactly 0
+    rows, columns = (dots < 1e-6 * sums).nonzero()  # too close for this formula: equal tokens must cost exactly 0
     if len(rows):
         difference = query.at[rows] - text.at[columns]
         dots[rows, columns] = np.vecdot(difference, difference)
-    np.maximum(dots, 0.0, out=dots)
-    return np.sqrt(dots, out=dots)
+    return np.sqrt(dots, out=dots)  # what is left is positive
 
 
 def distance(

@@ -1,6 +1,7 @@
 """Exact solves that run ahead on idle cores change nothing but the time."""
 
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -30,6 +31,25 @@ def test_more_cores_give_the_same_answer(monkeypatch: pytest.MonkeyPatch, measur
         assert together.certificate == alone.certificate
         assert together.opened == alone.opened
     cores.close()
+
+
+def test_many_searches_share_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Searches at the same time get the answers they get alone, and every core is free afterwards."""
+    monkeypatch.setattr(solvers, "AHEAD_COSTS", 1)
+    cores, problems = Cores(2), []
+    for seed in range(24):
+        table = made_table(seed, 200, 24)
+        query, texts = made_texts(seed, table, 50, 30)
+        problems.append((table.vectors[query], candidates_of(table, texts), np.zeros(len(texts)), 1.0, 6, "wmd"))
+    alone = [rerank(*problem) for problem in problems]
+    with ThreadPoolExecutor(4) as pool:
+        together = list(pool.map(lambda problem: rerank(*problem, solving=EXACT._replace(cores=cores)), problems))
+    for one, other in zip(alone, together, strict=True):
+        assert other.order.tolist() == one.order.tolist()
+        assert other.distances.tolist() == one.distances.tolist()
+        assert other.certificate == one.certificate
+    cores.close()
+    assert all(cores._free.acquire(blocking=False) for _ in range(2))
 
 
 def test_only_idle_cores_are_used() -> None:
