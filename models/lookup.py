@@ -163,7 +163,7 @@ class Lookup:
     ) -> list[Found]:
         """Search the tree for each question, and compute the features of what is found; `offers` take what was weighed."""
         self.effort = Effort()
-        if not questions or not len(tree):
+        if not questions or not len(tree.children(tree.start(1))[0]):  # counting the keys may take long
             return [Found([], np.zeros((0, len(FEATURES)))) for _ in questions]
         began_at = time.perf_counter()
         prompts = self.generator.tokenize(questions)

@@ -1,7 +1,8 @@
 """One state of a graph: the facts of a generation, less what was removed since, and what was added. It never changes.
 
 A change makes a new view that shares nearly everything with the old one; whoever reads goes on with the view that he has. What
-a view needs only for questions or lists (the tree of the additions, their names in order) is made when it is first asked for.
+a view needs only for questions or lists (the tree of the additions, their names in order) is made when it is first asked for; the
+tokens of additions, which cost most of it, are kept from view to view.
 """
 
 from bisect import bisect_left
@@ -40,11 +41,14 @@ class GraphView:
         spelling: Spelling,
         added: dict[Triple, None] | None = None,
         removed: frozenset[int] = frozenset(),
+        keys: dict[Triple, list[list[int]]] | None = None,
     ) -> None:
+        """Lay additions and removed rows over facts; `keys` are additions that were spelled before, and takes those to come."""
         self.facts = facts
         self.spelling = spelling
         self._added = added or {}
         self._removed = removed
+        self._keys = {} if keys is None else keys
 
     def __len__(self) -> int:
         """Return how many triples there are."""
@@ -81,16 +85,17 @@ class GraphView:
                 del added[change.triple]
             else:
                 added[change.triple] = None
-        return GraphView(self.facts, self.spelling, added, frozenset(removed)), effective
+        return GraphView(self.facts, self.spelling, added, frozenset(removed), self._keys), effective
 
     @cached_property
     def tree(self) -> TokenTree:
         """The keys of all triples. Not of a stale view."""
         added: PrefixTree | None = None
         if self._added:
-            parts = [self.spelling.tokenize([getattr(each, part) for each in self._added]) for part in PARTS]
-            keys = [[part.sequence(i).tolist() for part in parts] for i in range(len(self._added))]
-            added = tree_of(keys, self.spelling.separator)
+            new = [each for each in self._added if each not in self._keys]
+            parts = [self.spelling.tokenize([getattr(each, part) for each in new]) for part in PARTS]
+            self._keys.update((each, [part.sequence(i).tolist() for part in parts]) for i, each in enumerate(new))
+            added = tree_of([self._keys[each] for each in self._added], self.spelling.separator)
         if added is None and not self._removed:
             return self.facts.tree
         return OverlayTree(self.facts.tree, added, sorted(self._removed))

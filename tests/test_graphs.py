@@ -1,6 +1,6 @@
 """A graph against a plain list of triples: changes, merges, restarts, imports, in any order."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from conftest import write_tokenizer
 from live_service import until
 from models.name_tokens import NameTokenizer
+from models.prefix_tree_build import Ragged
 from service.errors import NotFound, NotReady
 from service.facts import Facts
 from service.facts_build import Spelling
@@ -304,4 +305,35 @@ def test_rows_of_a_large_generation_are_found_by_any_path(tmp_path: Path, spelli
     assert sorted(place for place in places if place is not None) == list(range(len(listed)))
     assert facts.triples(np.array(places, np.int64)) == listed
     assert facts.row(listed[0]._replace(object="没有")) is None
+    graph.close()
+
+
+class Counted(CharacterSpelling):
+    """Characters, and how many names became tokens."""
+
+    def __init__(self) -> None:
+        self.names = 0
+
+    def tokenize(self, texts: Sequence[str]) -> Ragged:
+        """Count and spell."""
+        self.names += len(texts)
+        return super().tokenize(texts)
+
+
+def test_an_addition_is_spelled_once(tmp_path: Path) -> None:
+    """After a change only what it brought becomes tokens, whatever else waits to be merged."""
+    spelling = Counted()
+    graph = Graph.create(tmp_path / "g", spelling)
+    graph.change([Change(False, Triple(f"主语{i}", "", "关系", "宾语")) for i in range(100)])
+    before = spelling.names
+    assert len(graph.view.tree) == 100
+    assert spelling.names == before + 3 * 100
+    graph.change([Change(False, Triple("又一", "", "关系", "宾语")), Change(True, Triple("主语5", "", "关系", "宾语"))])
+    assert len(graph.view.tree) == 100
+    assert spelling.names == before + 3 * 101
+    check(
+        graph,
+        [Triple(f"主语{i}", "", "关系", "宾语") for i in range(100) if i != 5] + [Triple("又一", "", "关系", "宾语")],
+        spelling,
+    )
     graph.close()
