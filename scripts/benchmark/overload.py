@@ -63,7 +63,7 @@ def climb(kind: str, service: Child, requests: list[bytes], options: argparse.Na
     say(f"{kind}: one client, then the peak")
     run_clients(service.port, requests, 8, options.seconds / 2)  # every shape once
     single = run_clients(service.port, requests, 1, options.seconds).summary()
-    peaks = {count: run_clients(service.port, requests, count, options.seconds).per_second for count in CROWDS}
+    peaks = find_peaks(kind, service, requests, options.seconds)
     best = max(peaks, key=lambda count: peaks[count])
     curve = []
     for share in sorted({*options.shares, HALF, DOUBLE}):
@@ -82,6 +82,24 @@ def climb(kind: str, service: Child, requests: list[bytes], options: argparse.Na
         "goodput_at_double": at[DOUBLE]["good_per_s"] / peak,
         "p99_at_half_to_single": at[HALF]["p99_ms"] / single["p50_ms"],
     }
+
+
+def find_peaks(kind: str, service: Child, requests: list[bytes], seconds: float) -> dict[int, float]:
+    """Return answers a second by the number of clients that wait for them, up to as many as are let in.
+
+    Raises:
+        RuntimeError: not even the fewest are answered.
+    """
+    peaks: dict[int, float] = {}
+    for count in CROWDS:
+        try:
+            peaks[count] = run_clients(service.port, requests, count, seconds).per_second
+        except RuntimeError as error:
+            if not peaks or " 429 " not in str(error):
+                raise
+            say(f"{kind}: {count} clients are more than are let in")
+            break
+    return peaks
 
 
 def compare_with_bare(
