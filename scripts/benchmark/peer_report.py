@@ -14,7 +14,7 @@ def as_text(report: dict[str, Any]) -> str:
         "Largest difference of a vector's entry from the service's: "
         + ", ".join(f"{name} {difference:.0e}" for name, difference in report["differences"].items())
         + ".",
-        "Texts a second (p99):",
+        "Texts a second (p50 / p99 in ms):",
         _table(
             "texts",
             [
@@ -28,7 +28,8 @@ def as_text(report: dict[str, Any]) -> str:
     if report["searches"]:
         first = report["searches"][0]
         parts += [
-            f"Searches a second over {first['texts']:,} texts; of the first ten {first['agreement']:.3f} are the same.",
+            f"Searches a second (p50 / p99 in ms) over {first['texts']:,} texts; "
+            f"of the first ten {first['agreement']:.3f} are the same.",
             _table("search", [("", entry) for entry in report["searches"]]),
         ]
     memory = ", ".join(f"{name} {size:.0f} MB" for name, size in report["memory_mb"].items())
@@ -36,7 +37,7 @@ def as_text(report: dict[str, Any]) -> str:
 
 
 def _table(what: str, rows: list[tuple[str, dict[str, Any]]]) -> str:
-    """Write one row a measurement: a second (p99 in ms) of each side, and how many times the first side's rate is theirs."""
+    """Write one row a measurement: a second (p50 / p99 in ms) of each side, and the first side's rate divided by theirs."""
     names = list(dict.fromkeys(name for _, entry in rows for name in entry["sides"]))
     lines = [
         "| " + " | ".join([what, "clients", *names, *(f"{names[0]} ÷ {name}" for name in names[1:])]) + " |",
@@ -45,7 +46,9 @@ def _table(what: str, rows: list[tuple[str, dict[str, Any]]]) -> str:
     for workload, entry in rows:
         sides = entry["sides"]
         rates = [
-            f"{sides[name]['per_second']:.0f} ({sides[name]['p99_ms']:.0f} ms)" if name in sides else "failed"
+            f"{sides[name]['per_second']:.0f} ({sides[name]['p50_ms']:.0f} / {sides[name]['p99_ms']:.0f})"
+            if name in sides
+            else "failed"
             for name in names
         ]
         has_both = [names[0] in sides and name in sides for name in names[1:]]
