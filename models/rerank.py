@@ -29,7 +29,7 @@ from models.solvers import Cores, EntropicSolver, ExactSolver, Solver
 from models.transport import Floats, Measure, Points, Vectors
 
 FIRST_TOKENS = (
-    4_096  # tokens of the first candidates that are bounded by reduction; each following run is twice as long
+    1_024  # tokens of the first candidates that are bounded by reduction; each following run is twice as long
 )
 LONG_PROBLEM = 1_200  # costs of a problem from which the dual bound pays
 

@@ -131,9 +131,8 @@ def made_questions(facts: Facts, rows: NDArray[np.int64]) -> list[str]:
 
 def measure(choices: argparse.Namespace, facts: Facts) -> dict[str, Any]:
     """Time transformers, the bare search and the whole lookup on the same questions."""
-    encoder = load_encoder(
-        Settings(model=choices.encoder, device="cpu", threads=choices.threads, data_dir=choices.scratch)
-    )
+    options = {"model": choices.encoder, "device": "cpu", "threads": choices.threads, "data_dir": choices.scratch}
+    encoder = load_encoder(Settings(**options))
     lookup = Lookup(choices.model, "cpu", lambda texts: encoder.encode(encoder.tokenize(texts)).sentences)
     generator, tree = lookup.generator, facts.tree
     random = np.random.default_rng(choices.seed)

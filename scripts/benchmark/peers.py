@@ -207,7 +207,7 @@ def run(options: argparse.Namespace, scratch: Path) -> dict[str, Any]:
     """Measure everything and return the report."""
     pythons = {name: environment_of(name, options.venvs) for name in options.peers}
     before = machine()
-    ends_at = time.perf_counter() + options.minutes * 60
+    ends_at: float = time.perf_counter() + options.minutes * 60
 
     def is_over() -> bool:
         return time.perf_counter() > ends_at
