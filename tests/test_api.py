@@ -448,7 +448,7 @@ def test_an_empty_collection_answers_with_no_hits(client: TestClient) -> None:
 
 def test_a_search_that_cannot_end_in_time_says_partial(tmp_path: Path, model_folder: Path) -> None:
     """With the encoder occupied, a search of a few milliseconds answers 200, without hits, and partial."""
-    with client_of(settings_of(tmp_path, model_folder)) as client:
+    with client_of(settings_of(tmp_path, model_folder, max_queue_wait_ms=10**9)) as client:
         client.post("/v1/collections/faq/documents", json=documents_of(FAQ))
         runtime = client.app.state.runtime  # type: ignore[attr-defined]
         occupying = runtime.queue.submit(runtime.encoder.tokenize(["花呗怎么还款" * 9]) * 20_000, "interactive", False)
