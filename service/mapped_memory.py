@@ -1,9 +1,10 @@
-"""Memory that the system may take back: arrays in files without a name.
+"""Memory that the system may take back: arrays in files without a name, and what the C library keeps without using it.
 
 Pages of such an array are written to the disk when somebody needs their room, and read when they are looked at again; what is
 looked at often stays. The file is gone with the last array that lies in it, also after a kill.
 """
 
+import ctypes
 import logging
 import mmap
 import os
@@ -40,3 +41,10 @@ def mapped_in(folder: Path, least_bytes: int = LEAST_BYTES) -> Room:
         return np.empty(shape, dtype)
 
     return make
+
+
+def give_back() -> None:
+    """Return to the system what the C library holds for later use, where it can (glibc); a few milliseconds."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)

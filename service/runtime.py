@@ -34,6 +34,7 @@ from service.indexing import Indexer
 from service.jobs import JobRunner
 from service.knowledge import AskQueue
 from service.library import Library
+from service.mapped_memory import give_back
 from service.metrics import GraphSize, Metrics, Readings, Size
 from service.paraphrases import Paraphraser
 from service.ranking import Machine
@@ -52,6 +53,8 @@ except ModuleNotFoundError:  # the extra `gpu` comes without ONNX Runtime
 SAMPLE = Path(__file__).resolve().parent / "samples" / "faq.jsonl"
 SAMPLE_GRAPH = SAMPLE.with_name("graph.tsv")
 MAINTENANCE_INTERVAL_S = 1.0
+GIVE_BACK_INTERVAL_S = 10.0
+"""Seconds between two returns of memory that the C library holds without using it."""
 
 log = logging.getLogger(__name__)
 
@@ -264,9 +267,13 @@ class Runtime:
         log.info("the sample corpus of %d documents is in the collection %r", len(entries), collection.name)
 
     def _maintain(self) -> None:
+        given_back_at = time.monotonic()
         while not self._is_closing.wait(MAINTENANCE_INTERVAL_S):
             try:
                 self.library.maintain(self.settings.snapshot_interval_s)
+                if time.monotonic() - given_back_at > GIVE_BACK_INTERVAL_S:
+                    give_back()
+                    given_back_at = time.monotonic()
             except Exception:
                 log.exception("maintenance of the indexes failed and is tried again")
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from service.mapped_memory import LEAST_BYTES, mapped_in
+from service.mapped_memory import LEAST_BYTES, give_back, mapped_in
 from service.snapshots import read_snapshot, write_snapshot
 from service.vector_blocks import Blocks
 
@@ -62,3 +62,10 @@ def test_mapped_vectors_are_the_same_vectors(tmp_path: Path, sizes: list[int], s
         (tmp_path / "file").write_bytes((tmp_path / "file").read_bytes()[:-1] + b"\x00\x00")
         with pytest.raises(ValueError, match="damaged"):
             read_snapshot(tmp_path / "file", "blocks", mapped_in(tmp_path, 0))
+
+
+def test_what_is_given_back_is_no_more_than_what_is_free() -> None:
+    """What is in use stays as it was when what lay between it is returned."""
+    kept = [bytes([i % 256]) * 2_000 for i in range(20_000)][::50]
+    give_back()
+    assert all(piece == bytes([50 * i % 256]) * 2_000 for i, piece in enumerate(kept))
