@@ -21,12 +21,12 @@ def parser(description: str) -> argparse.ArgumentParser:
     add("--text", type=Path, required=True, help="folder of .txt or .txt.xz files, one paragraph a line")
     add("--out", type=Path, required=True, help="model folder to write")
     add("--work", type=Path, help="folder of checkpoints and curves (default: OUT.work)")
-    add("--stages", nargs="+", choices=STAGES, default=["static", "similar"])
+    add("--stages", nargs="+", choices=STAGES, default=["static", "similar", "supervised"])
     add(
         "--minutes",
         type=float,
         nargs="+",
-        default=[10.0, 60.0, 80.0, 10.0],
+        default=[9.0, 60.0, 66.0, 6.0],
         help="of training in stages static, language, similar, supervised",
     )
     add("--steps", type=int, nargs="+", help="in place of --minutes: steps of each stage, the same on every machine")
@@ -111,7 +111,7 @@ def parser(description: str) -> argparse.ArgumentParser:
         "--in-batch-weight",
         type=float,
         nargs="+",
-        default=[1.0, 1.0, 1.0, 0.0],
+        default=[1.0, 1.0, 1.0, 0.3],
         help=f"weight of the in-batch loss, {per_stage}",
     )
     add(
@@ -150,7 +150,7 @@ def parser(description: str) -> argparse.ArgumentParser:
     add("--held-out", type=float, default=0.01, help="share of groups kept for development")
     add("--checkpoint-minutes", type=float, default=5.0)
     add("--max-tokens", type=int, default=512, help="serving cuts texts there (moverank.json)")
-    add("--weight", type=float, default=0.2, help="of transport against cosine in the fused score (moverank.json)")
+    add("--weight", type=float, default=0.3, help="of transport against cosine in the fused score (moverank.json)")
     add("--lexical-weight", type=float, default=0.5, help="of BM25 against the fused score (moverank.json)")
     add(
         "--by-length",
