@@ -6,6 +6,7 @@ nucleus is the smallest set of most likely tokens whose probabilities reach `top
 
 import unicodedata
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -14,6 +15,13 @@ from numpy.typing import NDArray
 from models.unilm import Generator
 
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[MASK]")
+
+
+class Sample(NamedTuple):
+    """Token ids of a text without its end, and how likely the model finds them: the mean of log p, in nats, end included."""
+
+    tokens: list[int]
+    log_probability: float
 
 
 def nucleus(probabilities: NDArray[np.float64], top_p: float) -> NDArray[np.float64]:
@@ -47,7 +55,7 @@ def sample(
     longest: int,
     seed: int | None = None,
     is_cancelled: Callable[[], bool] = lambda: False,
-) -> list[list[int]]:
+) -> list[Sample]:
     """Write `samples` texts after `prompt` (ids with [CLS] and [SEP]); those that do not end in `longest` tokens are left out.
 
     The same seed gives the same texts on the same machine. `is_cancelled` is asked before every token.
@@ -57,8 +65,9 @@ def sample(
     longest = min(longest, generator.positions - len(prompt))
     rows = generator.start([prompt]).select(np.zeros(samples, dtype=np.int64))
     written: list[list[int]] = [[] for _ in range(samples)]
+    sums = np.zeros(samples)
     alive = np.arange(samples)
-    ended: list[list[int]] = []
+    ended: list[Sample] = []
     for _ in range(longest):
         if is_cancelled():
             break
@@ -66,10 +75,11 @@ def sample(
         log_probabilities[:, never] = -torch.inf
         probabilities = log_probabilities.double().softmax(dim=1).cpu().numpy()
         tokens = drawn(nucleus(probabilities, top_p), random)
+        sums[alive] += np.log(probabilities[np.arange(len(tokens)), tokens])
         is_end = tokens == generator.separator
         for row, token in zip(alive.tolist(), tokens.tolist(), strict=True):
             if token == generator.separator:
-                ended.append(written[row])
+                ended.append(Sample(written[row], float(sums[row] / (len(written[row]) + 1))))
             else:
                 written[row].append(token)
         if is_end.all():

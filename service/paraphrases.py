@@ -1,5 +1,8 @@
 """Similar questions of a text: sampled by the generator, freed of repetitions, ranked by the encoder's cosine.
 
+A cosine does not see broken sentences; the generator does. So only the half of the samples that it finds likeliest is ranked,
+or as many as are wanted, if these are more.
+
 One thread owns the generator, and few callers may wait for it. A sample counts as the input, or as another sample, when both are
 the same letters and digits in the same order, whatever the case, the width and the punctuation.
 """
@@ -109,17 +112,17 @@ class Paraphraser:
     def _write(self, text: str, sampling: Sampling) -> Paraphrases:
         samples, is_truncated = self.samples(text, sampling)
         written = different(samples, text)
+        distinct = len(written)
+        written = written[: max(sampling.n, distinct // 2)]
         if not written:
             return Paraphrases([], 0, is_truncated)
         vectors = self._vectors([text, *written])
         cosines = vectors[1:] @ vectors[0]
         order = np.lexsort((np.arange(len(written)), -cosines))[: sampling.n]
-        return Paraphrases(
-            [Paraphrase(written[i], float(cosines[i])) for i in order.tolist()], len(written), is_truncated
-        )
+        return Paraphrases([Paraphrase(written[i], float(cosines[i])) for i in order.tolist()], distinct, is_truncated)
 
     def samples(self, text: str, sampling: Sampling) -> tuple[list[str], bool]:
-        """Draw samples as texts, and say whether the text is longer than the half of the positions that is its own.
+        """Draw samples as texts, the likeliest first; say whether the text is longer than the half of the positions it has.
 
         A sample with a character that nobody can name is left out.
         """
@@ -136,8 +139,8 @@ class Paraphraser:
             if one != fallback
         }
         found = []
-        for tokens in drawn:
-            written = spelled([self._tokens[token] for token in tokens]).strip()
+        for one in sorted(drawn, key=lambda one: (-one.log_probability, one.tokens)):
+            written = spelled([self._tokens[token] for token in one.tokens]).strip()
             named = "".join(shown.get(one, one) for one in written)
             if named and not any(one in STAND_IN_TOKENS for one in named):
                 found.append(named)

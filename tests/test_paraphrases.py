@@ -71,13 +71,17 @@ def test_a_tiny_nucleus_writes_what_is_most_likely(generator: Generator) -> None
         while greedy[-1] != generator.separator and len(greedy) < 20:
             greedy.append(int(next_shares(generator, prompt, greedy).argmax()))
         ended = greedy[-1] == generator.separator
-        assert sample(generator, prompt, 3, 1e-9, 20, seed=1) == ([greedy[:-1]] * 3 if ended else [])
+        found = sample(generator, prompt, 3, 1e-9, 20, seed=1)
+        assert [one.tokens for one in found] == ([greedy[:-1]] * 3 if ended else [])
+        shares = [next_shares(generator, prompt, greedy[:place])[token] for place, token in enumerate(greedy)]
+        for one in found:
+            assert one.log_probability == pytest.approx(np.log(shares).mean(), abs=1e-4)
 
 
 def test_samples_follow_the_model(generator: Generator) -> None:
     """Of 6,000 samples of at most one token each text is as frequent as the model says, within five standard deviations."""
     prompt, number, end = generator.tokenize([QUESTION])[0], 6_000, generator.separator
-    counts = Counter(tuple(text) for text in sample(generator, prompt, number, 1.0, 2, seed=3))
+    counts = Counter(tuple(one.tokens) for one in sample(generator, prompt, number, 1.0, 2, seed=3))
     first = next_shares(generator, prompt, [])
     expected = {(): first[end]}
     for token in np.argsort(-first)[:8].tolist():
