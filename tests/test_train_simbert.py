@@ -97,7 +97,7 @@ def test_the_folder_is_small_and_complete(trained: tuple[SimBert, Path]) -> None
     assert {"token_vectors", "static_table", "weight", "lexical_weight", "retrieve", "max_tokens"} <= set(card)
     assert SharesByLength.of_card(card).at(8.0) == pytest.approx((0.1, 0.9))
     with open(out / "curves.csv", encoding="utf-8") as file:
-        assert {row["stage"] for row in csv.DictReader(file)} == {"static", "similar"}
+        assert {row["stage"] for row in csv.DictReader(file)} == {"static", "similar", "supervised"}
     assert (out / "curves.png").stat().st_size > 1000
     tokenizer = AutoTokenizer.from_pretrained(out)
     assert [tokenizer.pad_token_id, tokenizer.unk_token_id, tokenizer.cls_token_id] == [0, 1, 2]

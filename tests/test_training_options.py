@@ -242,7 +242,7 @@ def test_numbers_per_stage_and_layers() -> None:
     assert [recipe(chosen, stage).rate for stage in chosen.stages] == [3, 2]
     assert not has_layers(chosen, "supervised")
     one = recipe(chosen, "supervised")
-    assert (one.in_batch_weight, one.pair_weight, one.mover_weight, one.cosent_weight) == (0, 0, 0, 1)
+    assert (one.in_batch_weight, one.pair_weight, one.mover_weight, one.cosent_weight) == (0.3, 0, 0, 1)
     both = parser("").parse_args([*given, "similar", "supervised"])
     assert [has_layers(both, stage) for stage in both.stages] == [False, True, True]
     assert recipe(both, "similar").cosent_weight == 0
