@@ -61,7 +61,7 @@ def test_two_processes_write_one_folder(folders: tuple[Path, Path]) -> None:
     encoder = Encoder(folder / "model", "cpu")
     assert encoder.encode(encoder.tokenize(["怎么还款"])).sentences.shape == (1, 16)
     with open(folder / "model" / "curves.csv", encoding="utf-8") as file:
-        assert {row["stage"] for row in csv.DictReader(file)} == {"static", "similar"}
+        assert {row["stage"] for row in csv.DictReader(file)} == {"static", "similar", "supervised"}
     assert not (folder / "model.work" / "checkpoint.pt").exists()
 
 

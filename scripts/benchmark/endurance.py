@@ -189,7 +189,7 @@ def mixed_requests(texts: list[str], queries: list[str]) -> list[bytes]:
     """Return searches, and now and then the vectors of some texts, or an order of them."""
     mixed = search_requests(queries)
     for i in range(0, len(mixed), 10):
-        some = texts[i : i + 20]
+        some = [texts[place % len(texts)] for place in range(i, i + 20)]
         mixed.insert(i, request_bytes("/v1/embeddings", {"input": some, "model": "-"}))
         mixed.insert(i + 5, request_bytes("/v1/rerank", {"query": queries[i % len(queries)], "documents": some}))
     return mixed
