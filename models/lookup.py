@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from models.beam import Hypothesis, Search, Width
 from models.branches import Branch, Offers, branches, readable
+from models.key_order import places_in, read_order
 from models.key_probabilities import part_log_probabilities
 from models.mentions import mentions
 from models.rescoring import FEATURES, Vectors, features, probabilities, read_weights
@@ -81,10 +82,13 @@ class Lookup:
         """Load the folder; `vectors` are an encoder's sentence vectors, for the ranking, which goes without them if None.
 
         Raises:
-            ValueError: as Generator, or the folder's card names an unknown feature.
+            ValueError: as Generator, or the folder's card names an unknown feature or an unknown order of parts.
         """
         self.generator = Generator(folder, device)
         self.weights = read_weights(self.generator.card)
+        self.order = read_order(self.generator.card)
+        """In which the keys of a tree must be spelled."""
+        self._places = places_in(self.order)
         self.separator, self.fingerprint = self.generator.separator, self.generator.fingerprint
         self._vectors = vectors if self.weights.needs_vectors else None
         self.effort = Effort()
@@ -113,7 +117,7 @@ class Lookup:
         lookahead: bool = True,
         remedies: Remedies = Remedies(),
     ) -> list[list[Answer]]:
-        """Find the keys of `tree` (three parts) that answer each question: at most `top_k`, best first, all different."""
+        """Find the keys of `tree`, spelled in `order`, that answer each question: at most `top_k`, best first, all different."""
         return self._ranked(self.candidates(tree, questions, beams, lookahead, remedies), top_k, remedies)
 
     def explain(
@@ -182,7 +186,7 @@ class Lookup:
                 features(
                     question,
                     [self.parts(one.tokens) for one in hypotheses],
-                    truth,
+                    truth[:, self._places],
                     [one.score for one in hypotheses],
                     [name[:-1] for name in names],
                     cosine,
@@ -201,14 +205,14 @@ class Lookup:
         return candidates
 
     def parts(self, tokens: Sequence[int]) -> list[list[int]]:
-        """Split a key at its separators."""
+        """Split a key at its separators into subject, predicate and meaning."""
         found: list[list[int]] = [[]]
         for token in tokens[:-1]:
             if token == self.separator:
                 found.append([])
             else:
                 found[-1].append(token)
-        return found
+        return [found[place] for place in self._places]
 
     def _cosines(self, questions: Sequence[str], found: Sequence[Sequence[Hypothesis]]) -> list[NDArray[np.float32]]:
         """Cosines of each question and "subject predicate" of its keys; zeros without an encoder."""

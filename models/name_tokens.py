@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from models.fallback import Fallbacks
+from models.key_order import PARTS, read_order
 from models.prefix_tree_build import Ragged, joined, ragged
 
 CHINESE = ((0x3400, 0x4DC0), (0x4E00, 0xA000))
@@ -28,10 +29,10 @@ class NameTokenizer:
     """The tokenizer of a model folder, without special tokens around or inside a text."""
 
     def __init__(self, folder: Path) -> None:
-        """Read ``tokenizer.json``.
+        """Read ``tokenizer.json``, and from ``moverank.json`` the order of a key's parts.
 
         Raises:
-            ValueError: there is none, or it has no separator.
+            ValueError: there is no tokenizer, or it has no separator, or the order is unknown.
         """
         file = folder / "tokenizer.json"
         if not file.is_file():
@@ -47,7 +48,11 @@ class NameTokenizer:
         if separator is None:
             raise ValueError(f"{file} has no token [SEP], which ends the parts of a key")
         self.separator = int(separator)
-        self.fingerprint = hashlib.sha256(file.read_bytes()).hexdigest()[:16]
+        card = folder / "moverank.json"
+        self.order = read_order(json.loads(card.read_text(encoding="utf-8")) if card.is_file() else {})
+        # Keys in another order are other keys: a graph that has them must be rebuilt as for another tokenizer.
+        order = b"" if self.order == PARTS else ",".join(self.order).encode()
+        self.fingerprint = hashlib.sha256(file.read_bytes() + order).hexdigest()[:16]
         vocabulary, normalizer = self._tokenizer.get_vocab(), self._tokenizer.normalizer
         self._fallbacks = (
             Fallbacks(vocabulary) if normalizer is None else Fallbacks(vocabulary, normalizer.normalize_str)

@@ -4,7 +4,8 @@ Any BERT-type encoder folder learns to answer a question with `subject [SEP] pre
 (kexue.fm/archives/8802): it is read as UniLM, a language-model head is added, and most questions are changed on the way, so
 that it copies subjects instead of learning them by heart (scripts/lookup_training/augmentation.py).
 Kill it at any moment and run it again: it goes on from the last checkpoint in the work folder.
-The output is a transformers BertForMaskedLM folder (half precision safetensors).
+The output is a transformers BertForMaskedLM folder (half precision safetensors); its moverank.json says in which order it
+spells the parts of a key.
 """
 
 import argparse
@@ -18,6 +19,7 @@ import torch
 from safetensors.torch import save_file
 from tokenizers import Tokenizer
 
+from models.key_order import ORDERS, PARTS, Order, read_order
 from scripts.lookup_training.augmentation import Augmentation, Shares
 from scripts.lookup_training.batches import Batches, Writer, padded
 from scripts.lookup_training.loop import Place, Plan, measure, train
@@ -46,6 +48,18 @@ def parser() -> argparse.ArgumentParser:
         help="sources that are not read: those that hold the answers of development questions",
     )
     add("--model", type=Path, default=BUNDLED, help="BERT-type folder to start from")
+    add(
+        "--random-start",
+        action="store_true",
+        help="draw all weights; of --model only the shape and the tokenizer count",
+    )
+    add(
+        "--order",
+        nargs=len(PARTS),
+        default=PARTS,
+        metavar="PART",
+        help=f"of the parts of a key: {' or '.join(' '.join(order) for order in ORDERS)} (default: the first)",
+    )
     add("--out", type=Path, required=True, help="model folder to write")
     add("--work", type=Path, help="folder of the checkpoint, the held-out questions and curves (default: OUT.work)")
     add("--minutes", type=float, default=60.0, help="of training, of processor time on a CPU")
@@ -87,8 +101,11 @@ def write_held(file: Path, held: Sequence[Asked]) -> None:
     file.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
 
 
-def export(network: Any, tokenizer: Tokenizer, folder: Path, max_tokens: int) -> None:
-    """Write network and tokenizer as a BertForMaskedLM folder in half precision; other files there stay."""
+def export(network: Any, tokenizer: Tokenizer, folder: Path, max_tokens: int, order: Order) -> None:
+    """Write network and tokenizer as a BertForMaskedLM folder in half precision; other files there stay.
+
+    The folder's card says how many tokens of a question are read, and in which order keys are spelled.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     tied = "cls.predictions.decoder."
     tensors = {
@@ -102,11 +119,15 @@ def export(network: Any, tokenizer: Tokenizer, folder: Path, max_tokens: int) ->
     config = network.config.to_dict() | {"architectures": [type(network).__name__], "dtype": "float32"}
     write_json(folder / "config.json", {name: value for name, value in config.items() if not name.startswith("_")})
     write_tokenizer(tokenizer, folder, max_tokens)
-    write_json(folder / "moverank.json", {"max_tokens": max_tokens})
+    write_json(folder / "moverank.json", {"max_tokens": max_tokens, "order": order})
 
 
 def run(choices: argparse.Namespace, stop_at: int | None = None) -> Any:
-    """Train and export the model folder; `stop_at` ends the work early at that step, as a kill would."""
+    """Train and export the model folder; `stop_at` ends the work early at that step, as a kill would.
+
+    Raises ValueError where the order of the parts is not one that the lookup can search.
+    """
+    order = read_order({"order": choices.order})
     torch.set_num_threads(choices.threads)
     torch.manual_seed(choices.seed)
     on_cuda = choices.device == "cuda" or (choices.device == "auto" and torch.cuda.is_available())
@@ -123,8 +144,10 @@ def run(choices: argparse.Namespace, stop_at: int | None = None) -> Any:
         grown_tokenizer(choices.model).save(str(work / "tokenizer.part"))
         (work / "tokenizer.part").replace(work / "tokenizer.json")
     tokenizer = Tokenizer.from_file(str(work / "tokenizer.json"))
-    network = grown_network(choices.model, tokenizer.get_vocab_size()).to("cuda" if on_cuda else "cpu")
-    writer = Writer(tokenizer)
+    network = grown_network(choices.model, tokenizer.get_vocab_size(), choices.random_start).to(
+        "cuda" if on_cuda else "cpu"
+    )
+    writer = Writer(tokenizer, order=order)
     shares = Shares(choices.same_predicate, choices.any_subject, choices.any_key, choices.stand_ins)
     batches = Batches(training, writer, Augmentation(keys, shares), choices.tokens, choices.pool, choices.seed)
     rows = sorted(writer.rows(held), key=lambda row: len(row.prompt) + len(row.target))
@@ -132,7 +155,7 @@ def run(choices: argparse.Namespace, stop_at: int | None = None) -> Any:
     plan = Plan(choices.rate, choices.steps, choices.minutes * 60, checkpoint_s=choices.checkpoint_minutes * 60)
 
     def keep(place: Place) -> None:
-        export(network, tokenizer, choices.out, choices.max_tokens)
+        export(network, tokenizer, choices.out, choices.max_tokens, order)
         write_curves(place.rows, choices.out, CURVES)
         say(f"development: {json.dumps({name: round(value, 3) for name, value in measure(network, measured).items()})}")
 

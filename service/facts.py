@@ -16,12 +16,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from models.key_order import PARTS, places_in, read_order
 from models.mapped_arrays import Array, map_arrays
 from models.prefix_tree import PrefixTree
 from service.triples import Triple
 
-PARTS = ("subject", "predicate", "meaning")
-"""In the order in which a key spells them."""
 TREE, FACTS, OBJECTS, MANIFEST = "tree.bin", "facts.bin", "objects.txt", "manifest.json"
 FACTS_KIND = "facts 1"
 _OBJECT_BYTES = 512
@@ -90,6 +89,7 @@ class Facts:
         except OSError as error:
             raise ValueError(f"{folder} cannot be opened: {error}") from error
         self.rows = self.tree.rows
+        self._places = places_in(read_order(self.manifest))
         self.names = [Names(arrays[f"{part}_text"], arrays[f"{part}_offsets"]) for part in PARTS]
         self.object_places = arrays["object_places"]
         self.predicate_rows = arrays["predicate_rows"]
@@ -111,7 +111,7 @@ class Facts:
 
     def surface(self, part: int, rows: Rows) -> Array:
         """Return the number of the name that each row has as one of its parts."""
-        found: Array = self._of_rank[part][self.tree.ranks(part, rows)]
+        found: Array = self._of_rank[part][self.tree.ranks(self._places[part], rows)]
         if len(self._twin_rows) and len(rows):
             i = np.minimum(np.searchsorted(self._twin_rows, rows), len(self._twin_rows) - 1)
             is_twin = self._twin_rows[i] == rows

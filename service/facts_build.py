@@ -18,10 +18,11 @@ from typing import Any, BinaryIO, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from models.key_order import PARTS, Order, places_in
 from models.mapped_arrays import Array, fsync_folder, write_arrays
 from models.prefix_tree import KIND as TREE_KIND
 from models.prefix_tree_build import Built, Ragged, build_tree, counted, joined
-from service.facts import FACTS, FACTS_KIND, MANIFEST, OBJECTS, PARTS, TREE, Facts, read_object
+from service.facts import FACTS, FACTS_KIND, MANIFEST, OBJECTS, TREE, Facts, read_object
 from service.triples import Triple, TripleBlock, gather
 
 _WINDOW_BYTES = 1 << 24
@@ -38,6 +39,8 @@ class Spelling(Protocol):
 
     separator: int
     fingerprint: str
+    order: Order
+    """In which the parts of a key are spelled."""
 
     def tokenize(self, texts: Sequence[str]) -> Ragged:
         """Return the token ids of texts."""
@@ -124,6 +127,7 @@ class FactsBuilder:
             **manifest,
             **counts,
             "tokenizer": spelling.fingerprint,
+            "order": spelling.order,
             "build_s": round(time.monotonic() - self._began_at, 3),
             "built_at": int(time.time()),
         }
@@ -148,7 +152,11 @@ class FactsBuilder:
             with (self.folder / OBJECTS).open("rb") as file:
                 return repetitions(file.fileno(), places, columns, order, ties)
 
-        return build_tree(spelled, columns, spelling.separator, repeated)
+        order = [PARTS.index(part) for part in spelling.order]
+        built = build_tree(
+            [spelled[part] for part in order], [columns[part] for part in order], spelling.separator, repeated
+        )
+        return built._replace(ranks=[built.ranks[place] for place in places_in(spelling.order)])
 
     def _add(self, rows: "_Rows", columns: Sequence[Numbers], objects: bytes, places: Numbers) -> None:
         for listed, column in zip(rows.columns, columns, strict=True):

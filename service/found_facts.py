@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.branches import Branch
-from service.facts import PARTS
+from models.key_order import Order
 from service.graph_view import GraphView
 
 
@@ -87,12 +87,12 @@ def facts_with_keys(
     return [(key.tokens, fact) for key in keys if key.probability >= min_probability for fact in _facts_of(view, key)]
 
 
-def beams_of(explained: ExplainedKeys, answers: list[tuple[int, ...]]) -> list[Beam]:
-    """Return the nodes of a search; `answers` are the keys of the answers that are given, in order."""
+def beams_of(explained: ExplainedKeys, answers: list[tuple[int, ...]], order: Order) -> list[Beam]:
+    """Return the nodes of a search; `answers` are the keys of the answers that are given, spelled in `order`."""
     return [
         Beam(
             node.parent,
-            PARTS[node.part],
+            order[node.part],
             text,
             min(1.0, math.exp(node.log_odds)),
             min(0.0, node.score),

@@ -14,11 +14,12 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from models.key_order import PARTS
 from models.overlay_tree import OverlayTree
 from models.prefix_tree import PrefixTree
 from models.prefix_tree_build import tree_of
 from models.token_tree import TokenTree
-from service.facts import PARTS, Facts
+from service.facts import Facts
 from service.facts_build import Spelling
 from service.graph_changes import Change
 from service.triples import Triple
@@ -93,7 +94,7 @@ class GraphView:
         added: PrefixTree | None = None
         if self._added:
             new = [each for each in self._added if each not in self._keys]
-            parts = [self.spelling.tokenize([getattr(each, part) for each in new]) for part in PARTS]
+            parts = [self.spelling.tokenize([getattr(each, part) for each in new]) for part in self.spelling.order]
             self._keys.update((each, [part.sequence(i).tolist() for part in parts]) for i, each in enumerate(new))
             added = tree_of([self._keys[each] for each in self._added], self.spelling.separator)
         if added is None and not self._removed:

@@ -235,6 +235,10 @@ class AskQueue:
         for explained, is_cut in zip(lookup.explain(view.tree, questions, *how), cut, strict=True):
             facts = facts_with_keys(view, explained.answers, options.min_probability)
             answered.append(
-                Answered([fact for _, fact in facts], is_cut, beams_of(explained, [key for key, _ in facts]))
+                Answered(
+                    [fact for _, fact in facts],
+                    is_cut,
+                    beams_of(explained, [key for key, _ in facts], view.spelling.order),
+                )
             )
         return answered

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from models.key_order import PARTS
 from models.name_tokens import NameTokenizer
 from models.prefix_tree_build import Ragged
 
@@ -31,6 +32,7 @@ class CharacterSpelling:
 
     separator = 0
     fingerprint = "characters"
+    order = PARTS
 
     def tokenize(self, texts: Sequence[str]) -> Ragged:
         """Return the tokens of texts."""

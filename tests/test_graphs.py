@@ -1,5 +1,6 @@
 """A graph against a plain list of triples: changes, merges, restarts, imports, in any order."""
 
+import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 
 from conftest import write_tokenizer
 from live_service import until
+from models.key_order import ORDERS, Order
 from models.name_tokens import NameTokenizer
 from models.prefix_tree_build import Ragged
 from service.errors import NotFound, NotReady
@@ -31,17 +33,22 @@ objects = st.sampled_from(["一", "二", "三", "长一些的对象", "龘"])
 triples = st.builds(Triple, subjects, meanings, predicates, objects)
 
 
-@pytest.fixture(scope="module", name="spelling")
-def _spelling(tmp_path_factory: pytest.TempPathFactory) -> NameTokenizer:
-    """Single characters, lower-cased, with [UNK]."""
-    folder = tmp_path_factory.mktemp("tokenizer")
+def spelling_in(order: Order, folder: Path) -> NameTokenizer:
+    """Spell in single characters, lower-cased, with [UNK]; keys in an order of their parts."""
     write_tokenizer(folder)
+    (folder / "moverank.json").write_text(json.dumps({"order": order}))
     return NameTokenizer(folder)
+
+
+@pytest.fixture(scope="module", name="spelling", params=ORDERS, ids="-".join)
+def _spelling(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> NameTokenizer:
+    """In each order of the parts."""
+    return spelling_in(request.param, tmp_path_factory.mktemp("tokenizer"))
 
 
 def key_of(spelling: Spelling, triple: Triple) -> tuple[int, ...]:
     """Spell the key of a triple."""
-    parts = spelling.tokenize([triple.subject, triple.predicate, triple.meaning])
+    parts = spelling.tokenize([getattr(triple, part) for part in spelling.order])
     return tuple(token for i in range(3) for token in (*parts.sequence(i).tolist(), spelling.separator))
 
 
@@ -249,6 +256,23 @@ def test_a_graph_of_another_tokenizer_is_rebuilt(tmp_path: Path, spelling: NameT
     assert len(graph.view.facts_of("花")) == 2
     until(lambda: not graph.view.is_stale)
     check(graph, listed, spelling)
+    second.close()
+
+
+def test_a_graph_of_another_order_is_rebuilt(tmp_path: Path) -> None:
+    """A model that writes the parts of a key in another order gets keys in that order, although its tokens are the same."""
+    listed = [Triple("花", "卡", "还款", "一"), Triple("花", "", "还款", "二"), Triple("银行", "", "额度", "三")]
+    spellings = [spelling_in(order, tmp_path) for order in ORDERS]
+    first = GraphLibrary(tmp_path, spellings[0])
+    graph, _ = first.create("g")
+    graph.change([Change(False, each) for each in listed[:2]])
+    graph.merge()
+    graph.change([Change(False, listed[2])])
+    first.close()
+    second = GraphLibrary(tmp_path, spellings[1])
+    graph = second.get("g")
+    until(lambda: not graph.view.is_stale)
+    check(graph, listed, spellings[1])
     second.close()
 
 

@@ -1,16 +1,18 @@
 """Questions to graphs through a real generator (tiny, with random weights): only facts of the graph, in turn, each alone."""
 
+import json
+import shutil
 import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
 
+from models.key_order import ORDERS, PARTS
 from models.lookup import Answer, Effort, Explained, Lookup
 from models.name_tokens import NameTokenizer
 from models.token_tree import TokenTree
 from service.errors import InvalidRequest, NotReady, Overloaded
-from service.facts import PARTS
 from service.graph_changes import Change
 from service.graphs import Graph
 from service.knowledge import MAX_BATCH, AskOptions, AskQueue
@@ -29,16 +31,25 @@ TRIPLES = [
 ALL = AskOptions(beams=16, top_k=16, min_probability=0.0, lookahead=True)
 
 
+@pytest.fixture(scope="module", name="folder", params=ORDERS, ids="-".join)
+def _folder(generator_folder: Path, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Path:
+    """A generator that writes the parts of a key in one order or the other."""
+    folder = tmp_path_factory.mktemp("ordered") / "generator"
+    shutil.copytree(generator_folder, folder)
+    (folder / "moverank.json").write_text(json.dumps({"order": request.param}))
+    return folder
+
+
 @pytest.fixture(scope="module", name="lookup")
-def _lookup(generator_folder: Path) -> Lookup:
+def _lookup(folder: Path) -> Lookup:
     """A generator that knows nothing, held by the tree all the same."""
-    return Lookup(generator_folder, "cpu")
+    return Lookup(folder, "cpu")
 
 
 @pytest.fixture(name="graph")
-def _graph(tmp_path: Path, generator_folder: Path) -> Iterator[Graph]:
+def _graph(tmp_path: Path, folder: Path) -> Iterator[Graph]:
     """A graph with merged and with pending triples."""
-    graph = Graph.create(tmp_path / "g", NameTokenizer(generator_folder))
+    graph = Graph.create(tmp_path / "g", NameTokenizer(folder))
     graph.change([Change(False, each) for each in TRIPLES[:4]])
     graph.merge()
     graph.change([Change(False, each) for each in TRIPLES[4:]])
@@ -221,13 +232,13 @@ def test_a_full_queue_refuses_and_what_nobody_waits_for_is_not_asked(graph: Grap
         queue.submit(graph.view, ["六"], ALL)
 
 
-def test_a_graph_of_other_tokens_is_not_asked(tmp_path: Path, queue: AskQueue, generator_folder: Path) -> None:
+def test_a_graph_of_other_tokens_is_not_asked(tmp_path: Path, queue: AskQueue, folder: Path) -> None:
     """Until it is rebuilt the answer is a sentence, not nonsense."""
     graph = Graph.create(tmp_path / "other", CharacterSpelling())
     graph.change([Change(False, TRIPLES[0])])
     graph.merge()
     graph.close()
-    graph = Graph(tmp_path / "other", NameTokenizer(generator_folder))
+    graph = Graph(tmp_path / "other", NameTokenizer(folder))
     with pytest.raises(NotReady, match="being rebuilt for another tokenizer"):
         queue.submit(graph.view, ["花呗"], ALL)
     graph.merge()

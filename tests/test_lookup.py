@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from models.key_order import ORDERS, PARTS, Order, read_order
 from models.lookup import Answer, Lookup, Remedies
 from models.rescoring import FEATURES, Weights, features, probabilities, read_weights, without
 from plain_tree import PlainTree
@@ -30,17 +31,25 @@ def _lookup(generator_folder: Path) -> Lookup:
 
 
 def tree_of(lookup: Lookup, triples: Sequence[tuple[str, str, str]] = TRIPLES) -> PlainTree:
-    return PlainTree([[lookup.generator.spell([part])[0] for part in triple] for triple in triples])
+    """Spell the keys of triples (subject, predicate, meaning) in the order of the generator."""
+    places = [PARTS.index(part) for part in lookup.order]
+    return PlainTree([[lookup.generator.spell([triple[place]])[0] for place in places] for triple in triples])
+
+
+def true_log_probabilities(lookup: Lookup, question: str, tokens: Sequence[int]) -> list[float]:
+    """Add up the network's log-probabilities of each part of a key, token by token."""
+    rows = lookup.generator.start(lookup.generator.tokenize([question]))
+    totals = [0.0]
+    for token in tokens:
+        totals[-1] += float(lookup.generator.log_probabilities(rows)[0, token])
+        rows = lookup.generator.extend(rows, [[token]])
+        totals += [0.0] if token == lookup.separator else []
+    return totals[:-1]
 
 
 def true_log_probability(lookup: Lookup, question: str, answer: Answer) -> float:
-    """Add up the network's log-probabilities token by token."""
-    rows = lookup.generator.start(lookup.generator.tokenize([question]))
-    total = 0.0
-    for token in answer.tokens:
-        total += float(lookup.generator.log_probabilities(rows)[0, token])
-        rows = lookup.generator.extend(rows, [[token]])
-    return total
+    """Add up the network's log-probabilities of a whole key."""
+    return sum(true_log_probabilities(lookup, question, answer.tokens))
 
 
 def test_answers_are_keys_with_their_true_log_probability(lookup: Lookup) -> None:
@@ -70,6 +79,37 @@ def test_the_subject_of_the_question_is_answered(generator_folder: Path, tmp_pat
     for question, subject in (("花呗额度", "花呗"), ("银行卡怎么办理", "银行卡"), ("图书馆密码忘记了", "图书馆")):
         best = lookup.ask(tree, [question])[0][0]
         assert lookup.generator.text(lookup.parts(best.tokens)[0]).replace(" ", "") == subject
+
+
+@pytest.mark.parametrize("order", ORDERS, ids="-".join)
+def test_features_follow_the_order_of_the_parts(generator_folder: Path, tmp_path: Path, order: Order) -> None:
+    """In whichever order a network writes a key, each feature is of the part that it names, and all keys are found."""
+    shutil.copytree(generator_folder, tmp_path / "folder")
+    (tmp_path / "folder" / "moverank.json").write_text(json.dumps({"order": order}))
+    lookup = Lookup(tmp_path / "folder", "cpu")
+    question = "花呗的额度和银行"
+    spelled = [[lookup.generator.spell([part])[0] for part in triple] for triple in TRIPLES]
+
+    (found,) = lookup.candidates(tree_of(lookup), [question], 9, False, Remedies(slack=float("inf")))
+
+    assert sorted(lookup.parts(one.tokens) for one in found.hypotheses) == sorted(spelled)
+    for one, row in zip(found.hypotheses, found.features.tolist(), strict=True):
+        named = dict(zip(FEATURES, row, strict=True))
+        truth = dict(zip(order, true_log_probabilities(lookup, question, one.tokens), strict=True))
+        assert [named[part] for part in PARTS] == pytest.approx([truth[part] for part in PARTS], abs=1e-3)
+        subject, predicate, meaning = TRIPLES[spelled.index(lookup.parts(one.tokens))]
+        assert named["mentioned"] == (subject == "花呗")
+        assert named["overlap"] == (predicate == "额度")
+        assert named["meaning_overlap"] == (meaning == "银行")
+
+
+def test_an_order_that_cannot_be_searched_is_refused(generator_folder: Path, tmp_path: Path) -> None:
+    """Questions name the subject, so it must come first: a card that says otherwise is refused, with the orders there are."""
+    shutil.copytree(generator_folder, tmp_path / "folder")
+    (tmp_path / "folder" / "moverank.json").write_text(json.dumps({"order": ["predicate", "subject", "meaning"]}))
+    with pytest.raises(ValueError, match="subject, predicate, meaning or subject, meaning, predicate, not"):
+        Lookup(tmp_path / "folder", "cpu")
+    assert read_order({}) == PARTS
 
 
 def test_an_empty_tree_and_no_question_have_no_answer(lookup: Lookup) -> None:

@@ -9,8 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
-from conftest import SPECIAL, write_generator
+from conftest import SPECIAL, write_generator, write_tokenizer
 from models.fallback import STAND_IN_TOKENS, with_fallbacks
+from models.key_order import PARTS
 from models.name_tokens import NameTokenizer
 from models.unilm import Generator
 
@@ -77,6 +78,18 @@ def test_unknown_characters_keep_names_apart(folder: Path) -> None:
     found = tokenizer_of(folder).tokenize(["龘", "靐"])
     assert found.sequence(0).tolist() != found.sequence(1).tolist()
     assert 1 not in found.tokens
+
+
+def test_the_order_of_a_key_is_part_of_the_fingerprint(tmp_path: Path) -> None:
+    """A card that says nothing and one that says the usual order are the same; another order is another spelling."""
+    write_tokenizer(tmp_path)
+    silent = NameTokenizer(tmp_path)
+    (tmp_path / "moverank.json").write_text(json.dumps({"order": PARTS}))
+    usual = NameTokenizer(tmp_path)
+    (tmp_path / "moverank.json").write_text(json.dumps({"order": ["subject", "meaning", "predicate"]}))
+    other = NameTokenizer(tmp_path)
+    assert (silent.order, usual.order, other.order) == (PARTS, PARTS, ("subject", "meaning", "predicate"))
+    assert silent.fingerprint == usual.fingerprint != other.fingerprint
 
 
 def test_a_folder_that_cannot_spell_is_refused(tmp_path: Path, folder: Path) -> None:

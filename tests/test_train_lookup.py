@@ -10,9 +10,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.torch import load_file
 
 from conftest import write_bert
 from models.fallback import STAND_IN_TOKENS
+from models.key_order import ORDERS, PARTS
 from models.rescoring import FEATURES
 from models.unilm import Generator
 from scripts import fit_lookup
@@ -21,7 +23,7 @@ from scripts.evaluation.lookup import Wanted, f1, facts_of, judge
 from scripts.lookup_training.augmentation import Augmentation, Shares, replace_once
 from scripts.lookup_training.batches import Batches, Writer
 from scripts.lookup_training.calibration import Example, fit, share_right
-from scripts.lookup_training.network import grown_tokenizer
+from scripts.lookup_training.network import grown_network, grown_tokenizer
 from scripts.lookup_training.questions import Asked, Key, read_keys, read_questions, split
 from scripts.train_lookup import parser, run
 
@@ -50,11 +52,11 @@ def choices(corpus: Path, out: Path, *more: str) -> Namespace:
     return parser().parse_args([*files, "--model", str(corpus / "bert"), "--out", str(out), *sizes, *more])
 
 
-@pytest.fixture(scope="module", name="trained")
-def _trained(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of 160 steps."""
+@pytest.fixture(scope="module", name="trained", params=ORDERS, ids="-".join)
+def _trained(corpus: Path, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Path:
+    """The folder of 160 steps, in each order of the parts."""
     out = tmp_path_factory.mktemp("trained") / "lookup"
-    run(choices(corpus, out, "--steps", "160"))
+    run(choices(corpus, out, "--steps", "160", "--order", *request.param))
     return out
 
 
@@ -66,6 +68,7 @@ def test_training_learns_and_the_folder_can_write(trained: Path) -> None:
     generator = Generator(trained, "cpu")
     assert set(STAND_IN_TOKENS) <= generator.vocabulary.keys()
     assert generator.max_tokens == 64
+    assert generator.card["order"] in [list(order) for order in ORDERS]
     assert (trained / "curves.png").stat().st_size > 1_000
     held = list(read_questions([trained.with_name("lookup.work") / "held_out.jsonl"]))
     assert 0 < len(held) < 40
@@ -104,6 +107,7 @@ def test_the_trained_folder_is_ranked_and_evaluated(
     evaluate(["lookup", *data, *more, "--model", str(trained), "--json", "--errors", str(tmp_path / "errors.jsonl")])
 
     report = json.loads(capsys.readouterr().out)
+    assert report["order"].split(", ") == json.loads((trained / "moverank.json").read_text())["order"]
     assert report["questions"] == 40
     assert report["triples"] == 41
     assert report["em_subject"] >= 90
@@ -115,6 +119,33 @@ def test_the_trained_folder_is_ranked_and_evaluated(
     ):
         pass
     assert len((tmp_path / "errors.jsonl").read_text().splitlines()) == 40 - report["errors"]["none"]
+
+
+def test_an_order_that_cannot_be_searched_is_not_trained(corpus: Path, tmp_path: Path) -> None:
+    """The subject comes first; what the lookup would refuse later is refused before a step is made."""
+    with pytest.raises(ValueError, match="order in moverank"):
+        run(choices(corpus, tmp_path / "out", "--steps", "1", "--order", "meaning", "subject", "predicate"))
+    assert not list(tmp_path.iterdir())
+
+
+def test_random_weights_have_the_shape_and_nothing_else_of_the_folder(corpus: Path) -> None:
+    """Drawn by torch's seed: the same again, no weight matrix of the folder among them; trained ones are the folder's."""
+
+    def weights(is_random: bool) -> dict[str, torch.Tensor]:
+        torch.manual_seed(3)
+        found: dict[str, torch.Tensor] = grown_network(corpus / "bert", 100, is_random).state_dict()
+        return found
+
+    read = load_file(corpus / "bert" / "model.safetensors")
+    drawn, again, kept = weights(True), weights(True), weights(False)
+    assert {name: value.shape for name, value in drawn.items()} == {name: value.shape for name, value in kept.items()}
+    matrices = [name for name in read if name.endswith("weight") and "LayerNorm" not in name]
+    assert len(matrices) > 10
+    for name in matrices:
+        ours = f"bert.{name}"
+        torch.testing.assert_close(drawn[ours], again[ours], rtol=0, atol=0)
+        torch.testing.assert_close(kept[ours][: len(read[name])], read[name], rtol=0, atol=0)
+        assert not torch.isclose(drawn[ours][: len(read[name])], read[name]).float().mean() > 0.1
 
 
 def test_questions_are_read_from_triples_and_one_hop_queries(tmp_path: Path) -> None:
@@ -174,6 +205,23 @@ def test_a_changed_question_still_has_its_subject(seed: int) -> None:
     if not set(changed.question) & set(STAND_IN_TOKENS):
         assert changed.key.predicate in PREDICATES
         assert changed.key.predicate in changed.question
+
+
+def test_rows_have_the_parts_in_the_order_that_is_asked_for(corpus: Path) -> None:
+    """Each order has the same tokens for each part, one after the other, and says of which part they are."""
+    asked = [Asked("花呗的额度", Key("花呗", "额度", "银行"), "x"), Asked("卡怎么还款", Key("卡", "还款", ""), "x")]
+    tokenizer = grown_tokenizer(corpus / "bert")
+
+    def spell(text: str) -> list[int]:
+        return [*tokenizer.encode(text, add_special_tokens=False).ids, 3]
+
+    for order in ORDERS:
+        for one, row in zip(asked, Writer(tokenizer, order=order).rows(asked), strict=True):
+            spelled = [spell(getattr(one.key, part)) for part in order]
+            assert row.target == [token for part in spelled for token in part]
+            assert row.parts == [
+                PARTS.index(part) for part, ids in zip(order, spelled, strict=True) for _ in range(len(ids))
+            ]
 
 
 def test_a_name_is_replaced_only_where_it_is_clear() -> None:

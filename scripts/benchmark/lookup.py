@@ -142,13 +142,12 @@ def measure(choices: argparse.Namespace, facts: Facts) -> dict[str, Any]:
     triples = facts.triples(np.arange(facts.rows))
     spelled = {
         name: ids
-        for names in zip(*((one.subject, one.predicate, one.meaning) for one in triples), strict=True)
+        for names in zip(*(one[:3] for one in triples), strict=True)
         for name, ids in zip(dict.fromkeys(names), generator.spell(list(dict.fromkeys(names))), strict=True)
     }
     separator = tree.separator
     keys = {
-        tuple(token for part in (one.subject, one.predicate, one.meaning) for token in (*spelled[part], separator))
-        for one in triples
+        tuple(token for part in lookup.order for token in (*spelled[getattr(one, part)], separator)) for one in triples
     }
     dicts = nested(sorted(keys))
     network = cast(Any, UniLmBert.from_pretrained(choices.model, is_decoder=True, dtype=torch.float32)).eval()

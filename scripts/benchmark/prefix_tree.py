@@ -28,9 +28,10 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 from tqdm import tqdm
 
+from models.key_order import PARTS
 from models.name_tokens import NameTokenizer
 from scripts.benchmark.report import table
-from service.facts import PARTS, TREE, Facts
+from service.facts import TREE, Facts
 from service.facts_build import FactsBuilder
 from service.settings import BUNDLED_MODEL
 from service.triples import TripleReader, join_subject

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from models.encoder import Encoder
+from models.key_order import PARTS
 from models.lookup import SLACK, Answer, Lookup, Remedies
 from models.name_tokens import NameTokenizer
 from models.prefix_tree import PrefixTree
@@ -29,7 +30,7 @@ from service.facts import Facts
 from service.facts_build import FactsBuilder
 from service.triples import TripleReader, join_subject, split_subject
 
-PARTS = ("subject", "predicate", "object", "all")
+SCORED = ("subject", "predicate", "object", "all")
 WEIGHTS = Path(__file__).parent.parent.parent / "models" / "weights"
 
 
@@ -86,8 +87,8 @@ def judge(found: Sequence[str], wanted: Wanted) -> dict[str, float]:
         (normal(a), normal(b))
         for a, b in zip([*found, " ||| ".join(found)], [*right, " ||| ".join(right)], strict=True)
     ]
-    scores = {f"em_{part}": float(a == b) for part, (a, b) in zip(PARTS, pairs, strict=True)}
-    return scores | {f"f1_{part}": f1(a, b) for part, (a, b) in zip(PARTS, pairs, strict=True)}
+    scores = {f"em_{part}": float(a == b) for part, (a, b) in zip(SCORED, pairs, strict=True)}
+    return scores | {f"f1_{part}": f1(a, b) for part, (a, b) in zip(SCORED, pairs, strict=True)}
 
 
 @contextmanager
@@ -112,7 +113,7 @@ def facts_of(triples: Path, model: Path, graph: Path | None = None) -> Iterator[
 
 def without_key(tree: PrefixTree, spelling: NameTokenizer, names: Sequence[str]) -> tuple[list[int], PrefixTree]:
     """Give the key of `names` (subject, predicate, meaning), and the tree without its rows."""
-    spelled = spelling.tokenize(list(names))
+    spelled = spelling.tokenize([names[PARTS.index(part)] for part in spelling.order])
     parts = [spelled.tokens[spelled.offsets[i] : spelled.offsets[i + 1]].tolist() for i in range(len(names))]
     key = [token for part in parts for token in (*part, tree.separator)]
     state = tree.walk(tree.start(1)[0], key)
@@ -204,6 +205,7 @@ def evaluate_lookup(choices: argparse.Namespace) -> dict[str, Any]:
     count = max(1, len(asked))
     return {
         "model": str(choices.model),
+        "order": ", ".join(lookup.order),
         "triples": triples,
         "questions": len(asked),
         "beams": choices.beams,

@@ -1,7 +1,8 @@
 """Questions and keys as padded token ids: pools of changed questions, sorted by length, cut into batches by tokens.
 
-A row is `[CLS] question [SEP]` in segment 0 and `subject [SEP] predicate [SEP] meaning [SEP]` in segment 1. Which batch is
-the n-th depends on the seed and n alone, so that a restarted run goes on as if it had never stopped.
+A row is `[CLS] question [SEP]` in segment 0 and `subject [SEP] predicate [SEP] meaning [SEP]` in segment 1, or these parts in
+another order. Which batch is the n-th depends on the seed and n alone, so that a restarted run goes on as if it had never
+stopped.
 """
 
 from collections.abc import Sequence
@@ -12,12 +13,14 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from models.fallback import Fallbacks
+from models.key_order import PARTS, Order
 from scripts.lookup_training.augmentation import Augmentation
 from scripts.lookup_training.questions import Asked
 
 
 class Row(NamedTuple):
-    """Token ids of a question with [CLS] and [SEP], of its key, and the part (0, 1, 2) that each token of the key is of."""
+    """Token ids of a question with [CLS] and [SEP], of its key, and the part that each token of the key is of: 0 subject,
+    1 predicate, 2 meaning."""
 
     prompt: list[int]
     target: list[int]
@@ -35,12 +38,16 @@ class Batch(NamedTuple):
 
 
 class Writer:
-    """Turns questions into rows with one tokenizer; `longest` tokens of a question and of a key are read."""
+    """Turns questions into rows with one tokenizer; `longest` tokens of a question and of a key are read.
 
-    def __init__(self, tokenizer: Tokenizer, longest: tuple[int, int] = (48, 40)) -> None:
+    The parts of a key are written in `order`.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, longest: tuple[int, int] = (48, 40), order: Order = PARTS) -> None:
         self._tokenizer = tokenizer
         self._fallbacks = Fallbacks(tokenizer.get_vocab(), tokenizer.normalizer.normalize_str)
         self._longest = longest
+        self._order = [PARTS.index(part) for part in order]
         vocabulary = tokenizer.get_vocab()
         self._first, self._separator = vocabulary["[CLS]"], vocabulary["[SEP]"]
 
@@ -52,8 +59,8 @@ class Writer:
         for place in range(0, len(ids), 4):
             question, *parts = ids[place : place + 4]
             prompt = [self._first, *question[: self._longest[0] - 2], self._separator]
-            target = [token for part in parts for token in (*part, self._separator)]
-            numbers = [number for number, part in enumerate(parts) for _ in range(len(part) + 1)]
+            target = [token for number in self._order for token in (*parts[number], self._separator)]
+            numbers = [number for number in self._order for _ in range(len(parts[number]) + 1)]
             rows.append(Row(prompt, target[: self._longest[1]], numbers[: self._longest[1]]))
         return rows
 

@@ -12,7 +12,7 @@ import torch
 from tokenizers import Tokenizer
 from torch import Tensor
 from torch.nn import functional
-from transformers import AutoModelForMaskedLM
+from transformers import AutoConfig, AutoModelForMaskedLM
 
 from models.encoder_folder import read_encoder_folder
 from models.fallback import STAND_IN_TOKENS
@@ -35,11 +35,19 @@ def grown_tokenizer(folder: Path) -> Tokenizer:
     return Tokenizer.from_str(json.dumps(described, ensure_ascii=False))
 
 
-def grown_network(folder: Path, tokens: int) -> Any:
-    """Load the BERT-type network of `folder` with a language-model head, new where it has none, and `tokens` word vectors."""
-    network: Any = AutoModelForMaskedLM.from_pretrained(
-        folder, dtype=torch.float32, use_safetensors=True, local_files_only=True, trust_remote_code=False
-    )
+def grown_network(folder: Path, tokens: int, is_random: bool = False) -> Any:
+    """Load the BERT-type network of `folder` with a language-model head, new where it has none, and `tokens` word vectors.
+
+    With `is_random` only the shape is the folder's, and torch's generator draws all weights.
+    """
+    model: Any = AutoModelForMaskedLM
+    if is_random:
+        config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        network = model.from_config(config, dtype=torch.float32, trust_remote_code=False)
+    else:
+        network = model.from_pretrained(
+            folder, dtype=torch.float32, use_safetensors=True, local_files_only=True, trust_remote_code=False
+        )
     if network.config.model_type == "bert":
         network.config._attn_implementation = "sdpa_full_precision"
     before = network.get_input_embeddings().weight.detach().clone()
