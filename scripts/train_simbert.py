@@ -4,14 +4,16 @@ Stages, in order: "static" trains token vectors and weights without layers (minu
 buys), "similar" trains the whole network from there, with in-batch similarity in both directions, one threshold per family
 of labelled pairs, and the relaxed mover similarity, which trains the token vectors for the transport rerank; every
 other step writes one text of a pair from the other, which makes the network a generator of similar questions (UniLM).
-"language", where asked for, comes between them: masked words of the text, and the writing alone; "supervised", where asked
-for, comes last: labelled pairs alone, ordered by CoSENT. Under `torchrun` several processes share every batch.
+"language", where asked for, comes between them: masked words of the text, and the writing alone; "supervised" comes last:
+the families that have pairs of both labels alone, ordered by CoSENT. `--start FOLDER` goes on from a folder that this
+program wrote, for longer or with other pairs, in place of stage "static". Under `torchrun` several processes share every batch.
 Kill it at any moment and run it again: it goes on from the last checkpoint in the work folder.
 The output is a model folder (half precision safetensors) for this service, transformers and sentence-transformers.
 """
 
 import argparse
 import json
+import shutil
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -35,6 +37,7 @@ from scripts.training.passages import draw_paragraphs, passage_pairs
 from scripts.training.processes import Processes, join, leave
 from scripts.training.recipe import Progress, Source
 from scripts.training.stages import save, train
+from scripts.training.start import load_start
 from scripts.training.vocabulary import build_tokenizer, text_files
 
 
@@ -55,47 +58,59 @@ def say(sentence: str) -> None:
     print(sentence, file=sys.stderr, flush=True)
 
 
-def prepare(choices: argparse.Namespace, work: Path) -> tuple[Material, NDArray[np.float32], NDArray[np.float32]]:
-    """Read the data, make or reload tokenizer and first vectors (kept in `work`); returns material, vectors and idf weights."""
+def prepare(choices: argparse.Namespace, work: Path) -> Material:
+    """Read the data, and make the tokenizer, take it from where training starts, or reload it from `work`."""
     files = text_files(choices.text, choices.leave_out_text)
     pairs = read_pairs(choices.pairs, choices.leave_out_pairs)
     positive = int((pairs.label == 1).sum())
     say(f"{len(pairs.label):,} pairs, {positive:,} positive, {len(pairs.texts):,} texts; {len(files)} text files")
+    if choices.start is not None and not (work / "tokenizer.json").exists():
+        shutil.copyfile(choices.start / "tokenizer.json", work / "tokenizer.part")
+        (work / "tokenizer.part").replace(work / "tokenizer.json")
     if not (work / "tokenizer.json").exists():
         lines = chain(pairs.texts, chain.from_iterable(map(read_lines, files)))
         build_tokenizer(lines, choices.characters, choices.pieces, choices.positions).save(str(work / "tokenizer.part"))
         (work / "tokenizer.part").replace(work / "tokenizer.json")
     tokenizer = Tokenizer.from_file(str(work / "tokenizer.json"))
-    tokens = tokenizer.get_vocab_size()
     ids = tokenize(tokenizer, pairs.texts)
-    first = work / "first_vectors.npz"
-    if not first.exists():
-        some = chain.from_iterable(islice(read_lines(file), choices.count_lines) for file in files)
-        read = tokenize(tokenizer, list(some))
+    training, held = split(pairs, choices.held_out, choices.seed)
+    held_positive = int((held.label == 1).sum())
+    say(f"vocabulary {tokenizer.get_vocab_size():,}; held out {len(held.label):,} pairs, {held_positive:,} positive")
+    passages = passage_ids = None
+    if choices.passages:
+        passages = passage_pairs(draw_paragraphs(files, choices.passages, choices.seed), choices.seed)
+        passage_ids = tokenize(tokenizer, passages.texts)
+        say(f"{len(passages.label):,} passages")
+    return Material(tokenizer, training, held, ids, passages, passage_ids)
+
+
+def first_vectors(
+    choices: argparse.Namespace, work: Path, material: Material
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Count or reload (from `work`) the first token vectors (V, hidden) and their weights (V,), the idf."""
+    file = work / "first_vectors.npz"
+    if not file.exists():
+        files, tokens = text_files(choices.text, choices.leave_out_text), material.tokenizer.get_vocab_size()
+        some = chain.from_iterable(islice(read_lines(text), choices.count_lines) for text in files)
+        read = tokenize(material.tokenizer, list(some))
         inner = [
             one.flat[one.starts[row] + 1 : one.starts[row + 1] - 1]
-            for one in (read, ids)
+            for one in (read, material.ids)
             for row in range(len(one.lengths))
         ]
         vectors = reduced(ppmi(count_neighbours(inner, tokens)), choices.hidden, choices.seed)
         weights = inverse_document_frequency(inner, tokens)
         with open(work / "first_vectors.part", "wb") as out:
             np.savez(out, vectors=vectors, weights=weights)
-        (work / "first_vectors.part").replace(first)
-    stored = np.load(first)
-    training, held = split(pairs, choices.held_out, choices.seed)
-    say(f"vocabulary {tokens:,}; held out {len(held.label):,} pairs, {int((held.label == 1).sum()):,} positive")
-    passages = passage_ids = None
-    if choices.passages:
-        passages = passage_pairs(draw_paragraphs(files, choices.passages, choices.seed), choices.seed)
-        passage_ids = tokenize(tokenizer, passages.texts)
-        say(f"{len(passages.label):,} passages")
-    return Material(tokenizer, training, held, ids, passages, passage_ids), stored["vectors"], stored["weights"]
+        (work / "first_vectors.part").replace(file)
+    stored = np.load(file)
+    return stored["vectors"], stored["weights"]
 
 
 def sources(choices: argparse.Namespace, material: Material, stage: str) -> list[Source]:
     """Set up what a stage reads: labelled pairs and, if any, passages and the language model's pairs and paragraphs."""
-    training, ids = balanced(material.training, choices.balance, choices.cap, choices.seed), material.ids
+    labelled_pairs = material.training.judged() if stage == "supervised" else material.training
+    training, ids = balanced(labelled_pairs, choices.balance, choices.cap, choices.seed), material.ids
     passages, passage_ids = material.passages, material.passage_ids
 
     def sampler(pairs: Pairs, of: Ids, positives: int, negatives: int, seed: int) -> Sampler:
@@ -168,7 +183,7 @@ def _run(choices: argparse.Namespace, processes: Processes, device: torch.device
     work.mkdir(parents=True, exist_ok=True)
     if not processes.is_first:
         processes.wait()  # until the first one has left everything in the work folder
-    material, vectors, weights = prepare(choices, work)
+    material = prepare(choices, work)
     if processes.is_first:
         processes.wait()
     search = question_search(material.held, material.training, 2_000, 10_000, choices.seed)
@@ -178,12 +193,21 @@ def _run(choices: argparse.Namespace, processes: Processes, device: torch.device
         write_passage_searches(choices, work / "development")
     torch.manual_seed(choices.seed)
     config = bert_config(
-        len(weights), choices.hidden, choices.layers, choices.heads, choices.inner, choices.positions, choices.dropout
+        material.tokenizer.get_vocab_size(),
+        choices.hidden,
+        choices.layers,
+        choices.heads,
+        choices.inner,
+        choices.positions,
+        choices.dropout,
     )
     network = SimBert(config, choices.dim, len(material.training.families), choices.embedding_noise)
     if choices.gradient_checkpointing:
         network.keep_less()
-    network.start_from(vectors, weights)
+    if choices.start is not None:
+        load_start(network, choices.start)
+    else:
+        network.start_from(*first_vectors(choices, work, material))
     network.to(device)
     checkpoint, rows = work / "checkpoint.pt", list[dict[str, float | str]]()
     for stage in choices.stages:

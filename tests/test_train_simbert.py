@@ -21,6 +21,7 @@ from scripts.training.first_vectors import count_neighbours, inverse_document_fr
 from scripts.training.network import SimBert, bert_config
 from scripts.training.pairs import Sampler, read_pairs, split, tokenize
 from scripts.training.passages import cloze
+from scripts.training.start import load_start
 from scripts.training.vocabulary import SPECIALS, build_tokenizer, text_files
 from tiny_training import EVERYTHING, PARAGRAPHS, QUESTIONS, choices, write_corpus
 
@@ -101,6 +102,44 @@ def test_the_folder_is_small_and_complete(trained: tuple[SimBert, Path]) -> None
     assert (out / "curves.png").stat().st_size > 1000
     tokenizer = AutoTokenizer.from_pretrained(out)
     assert [tokenizer.pad_token_id, tokenizer.unk_token_id, tokenizer.cls_token_id] == [0, 1, 2]
+
+
+def test_training_goes_on_from_a_folder(corpus: Path, trained: tuple[SimBert, Path], tmp_path: Path) -> None:
+    """A run that starts from a folder begins with its weights, keeps its tokens and table, and changes its layers."""
+    network, folder = trained
+    ids = torch.tensor([[2, 7, 9, 30, 3], [2, 8, 3, 0, 0]])
+    loaded = SimBert(network.bert.config, 16, 2)
+    load_start(loaded, folder)
+    for name, value in network.state_dict().items():
+        if name not in ("threshold", "table"):  # not in a folder; scaled there
+            found = loaded.state_dict()[name]
+            torch.testing.assert_close(found, value, atol=1e-3, rtol=2e-3, msg=name)
+    torch.testing.assert_close(loaded.weights(), network.weights(), atol=1e-4, rtol=0)
+    network.eval()
+    with torch.no_grad():
+        torch.testing.assert_close(loaded.eval()(ids).sentences, network(ids).sentences, atol=5e-3, rtol=0)
+    more = ["--start", str(folder), "--stages", "supervised", "--steps", "1", "1", "1", "3"]
+    further = run(choices(corpus, tmp_path / "further", *more))
+    assert (tmp_path / "further" / "tokenizer.json").read_bytes() == (folder / "tokenizer.json").read_bytes()
+    torch.testing.assert_close(further.table, loaded.table)
+    assert not torch.equal(further.dense.weight, loaded.dense.weight)
+
+
+def test_a_folder_of_another_kind_is_no_start(trained: tuple[SimBert, Path], tmp_path: Path) -> None:
+    """A folder without the files of this program, or of another shape, is refused with a sentence that says so."""
+    network, folder = trained
+    with pytest.raises(ValueError, match=r"lacks model\.safetensors"):
+        load_start(network, tmp_path)
+    with pytest.raises(ValueError, match="give the sizes that it was made with"):
+        load_start(SimBert(bert_config(20, hidden=8, layers=1, heads=2, inner=16, positions=8), 4, 1), folder)
+
+
+def test_the_supervised_stage_reads_judged_families_alone(corpus: Path, tmp_path: Path) -> None:
+    """A family of positive pairs only, which orders nothing, is left to the other stages."""
+    pairs = read_pairs(corpus / "pairs.tsv")
+    assert {pairs.families[one] for one in pairs.judged().family} == {"faq"}
+    only_positive = pairs.take(pairs.label == 1)
+    assert len(only_positive.judged().label) == len(only_positive.label)
 
 
 def test_the_whole_network_starts_as_the_bag() -> None:

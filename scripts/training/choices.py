@@ -21,6 +21,12 @@ def parser(description: str) -> argparse.ArgumentParser:
     add("--text", type=Path, required=True, help="folder of .txt or .txt.xz files, one paragraph a line")
     add("--out", type=Path, required=True, help="model folder to write")
     add("--work", type=Path, help="folder of checkpoints and curves (default: OUT.work)")
+    add(
+        "--start",
+        type=Path,
+        metavar="FOLDER",
+        help="model folder of this program to go on from",
+    )
     add("--stages", nargs="+", choices=STAGES, default=["static", "similar", "supervised"])
     add(
         "--minutes",
@@ -176,9 +182,9 @@ def nth(numbers: Sequence[float], stage: str) -> float:
 
 
 def has_layers(choices: argparse.Namespace, stage: str) -> bool:
-    """Say whether `stage` trains the layers: not before a stage that does, and "static" never does."""
+    """Say whether `stage` trains the layers: "static" never does; a later one where a folder or a stage before it has them."""
     before = choices.stages[: choices.stages.index(stage) + 1]
-    return bool({"language", "similar"} & set(before))
+    return stage != "static" and (choices.start is not None or bool({"language", "similar"} & set(before)))
 
 
 def mining(choices: argparse.Namespace) -> Mining | None:

@@ -42,6 +42,12 @@ class Pairs:
             self.group,
         )
 
+    def judged(self) -> "Pairs":
+        """Keep the pairs of families that have both labels; of a tiny set without such a family, all."""
+        both = [len(np.unique(self.label[self.family == one])) == 2 for one in range(len(self.families))]
+        kept = np.array(both, dtype=bool)[self.family]
+        return self.take(kept) if kept.any() else self
+
 
 def _components(texts: int, left: NDArray[np.int64], right: NDArray[np.int64]) -> NDArray[np.int64]:
     """Number the connected components of the graph of (left, right) edges over `texts` nodes."""
