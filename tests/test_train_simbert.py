@@ -111,7 +111,7 @@ def test_training_goes_on_from_a_folder(corpus: Path, trained: tuple[SimBert, Pa
     loaded = SimBert(network.bert.config, 16, 2)
     load_start(loaded, folder)
     for name, value in network.state_dict().items():
-        if name not in ("threshold", "table"):  # not in a folder; scaled there
+        if name not in ("threshold", "table", "gate"):  # not in a folder; scaled there; as weights below
             found = loaded.state_dict()[name]
             torch.testing.assert_close(found, value, atol=1e-3, rtol=2e-3, msg=name)
     torch.testing.assert_close(loaded.weights(), network.weights(), atol=1e-4, rtol=0)
