@@ -5,6 +5,7 @@ The model is loaded beside the event loop, so that /livez answers at once and /r
 
 import asyncio
 import logging
+import math
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
@@ -24,6 +25,7 @@ from service.metrics import Metrics, Readings
 from service.observability import Observed, note
 from service.routes import collections, graphs, jobs, openai, operations, page, paraphrases, rerank, search, tei
 from service.routes.answers import error_answer, error_response
+from service.routes.direct import DirectMiddleware
 from service.runtime import Runtime
 from service.schemas import ErrorBody
 from service.settings import Settings
@@ -48,6 +50,8 @@ ERRORS: dict[int | str, dict[str, Any]] = {
 
 QUERIES = ("/search", "/rerank", "/v1/similarity")
 """How the paths of routes end that go through the gate for queries."""
+EMBEDDINGS = ("/embeddings", "/embed")
+"""How the paths of routes end that send a body's texts to the encoder and nothing else."""
 
 
 def create_app(settings: Settings, tracer: Tracer | None = None) -> FastAPI:
@@ -62,6 +66,7 @@ def create_app(settings: Settings, tracer: Tracer | None = None) -> FastAPI:
         description="Which texts of this corpus mean the same as this one, fast and finely.",
         lifespan=_lifespan,
         responses=ERRORS,
+        telemetry={"tracing": False, "metrics": False, "logs": False},  # service.observability does that
     )
     app.state.settings = settings
     app.state.runtime = None
@@ -93,6 +98,7 @@ def create_app(settings: Settings, tracer: Tracer | None = None) -> FastAPI:
     for path, operations_of_path in app.openapi()["paths"].items():
         for method in operations_of_path:
             app.state.metrics.route(path, method.upper())
+    app.add_middleware(DirectMiddleware, routes=openai.direct, answer=_answer_over)
     app.add_middleware(AccessMiddleware, access=access)
     if origins:
         app.add_middleware(
@@ -115,10 +121,25 @@ def create_app(settings: Settings, tracer: Tracer | None = None) -> FastAPI:
 
 
 def _refusal(app: FastAPI, scope: Scope) -> ServiceError | None:
-    """Return why a query need not even be read: it would wait too long; None for all others."""
+    """Return why a request need not even be read: it would wait too long; None for all others."""
     runtime: Runtime | None = app.state.runtime
-    is_query = scope["method"] == "POST" and scope["path"].endswith(QUERIES)
-    return runtime.gate.refusal(1) if runtime is not None and is_query else None
+    if runtime is None or scope["method"] != "POST":
+        return None
+    if scope["path"].endswith(QUERIES):
+        return runtime.gate.refusal(1)
+    # In more bytes than a batch has tokens there may be so many texts that they wait in the lane for bulk.
+    if scope["path"].endswith(EMBEDDINGS) and _body_bytes(scope) <= runtime.settings.max_batch_tokens:
+        try:
+            runtime.queue.check_room()
+        except ServiceError as error:
+            return error
+    return None
+
+
+def _body_bytes(scope: Scope) -> float:
+    """Return how long a request says that its body is; infinity where it says nothing."""
+    declared = next((value for name, value in scope["headers"] if name == b"content-length"), b"")
+    return int(declared) if declared.isdigit() else math.inf
 
 
 def _readings(app: FastAPI) -> Readings:

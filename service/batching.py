@@ -132,6 +132,11 @@ class EncodeQueue:
             self._changed.notify_all()
         return Submission(pieces, groups, len(texts), self.encoder.dim)
 
+    def check_room(self) -> None:
+        """Raise Overloaded where not even one more interactive text may come in now."""
+        with self._changed:
+            self._admit("interactive", 1, 1)
+
     def close(self) -> None:
         """Refuse new texts, encode what is queued, and end the threads."""
         with self._changed:

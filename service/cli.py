@@ -16,6 +16,7 @@ import uvicorn
 
 from service.access import check_exposure, new_key
 from service.app import create_app
+from service.connections import JoiningProtocol
 from service.errors import ServiceError
 from service.reindex import reindex
 from service.settings import Settings
@@ -66,6 +67,7 @@ def main(arguments: list[str] | None = None) -> int:
     command, names = given.pop("command"), given.pop("collection", [])
     name, role = given.pop("name", ""), given.pop("role", "")
     logging.config.dictConfig(LOGGING)
+    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False  # which no line says
     try:
         if command == "key":
             key, line = new_key(name, role)
@@ -106,6 +108,7 @@ def serve(settings: Settings) -> int:
             app,
             host=settings.host,
             port=settings.port,
+            http=JoiningProtocol,
             log_config=None,
             access_log=False,
             timeout_graceful_shutdown=settings.drain_timeout_s,

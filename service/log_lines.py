@@ -20,20 +20,34 @@ SYSTEM_ERRORS: tuple[type[BaseException], ...] = (OSError, RuntimeError, MemoryE
 SYSTEM_MODULES = ("sqlite3",)
 
 
+_OWN = frozenset(logging.makeLogRecord({}).__dict__) | {"asctime", "message", "taskName", "color_message"}  # uvicorn's
+"""What the library itself writes into a record; everything else was given to be said."""
+
+
 class JsonLines(OrjsonFormatter):
     """Writes records as JSON with time, level, logger, message, request id and what else is known."""
 
     def __init__(self) -> None:
-        super().__init__(
-            ["asctime", "levelname", "name", "message"],
-            datefmt="%Y-%m-%dT%H:%M:%S",
-            rename_fields={"asctime": "time", "levelname": "level", "name": "logger", "exc_info": "exception"},
-        )
+        super().__init__(["asctime", "message"])
+        self._second = 0
+        self._said_second = ""
 
     def formatTime(self, record: logging.LogRecord, datefmt: str | None = None) -> str:
         """Return UTC with milliseconds."""
-        form = datefmt or "%Y-%m-%dT%H:%M:%S"
-        return f"{time.strftime(form, time.gmtime(record.created))}.{int(record.msecs):03d}Z"
+        second = int(record.created)
+        if second != self._second:
+            self._second, self._said_second = second, time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second))
+        return f"{self._said_second}.{int(record.msecs):03d}Z"
+
+    def add_fields(self, log_data: dict[str, Any], record: logging.LogRecord, message_dict: dict[str, Any]) -> None:
+        """Collect the fields of a line, in the order in which they are read."""
+        log_data["time"] = record.asctime
+        log_data["level"] = record.levelname
+        log_data["logger"] = record.name
+        log_data["message"] = record.message
+        log_data.update({name: fact for name, fact in record.__dict__.items() if name not in _OWN})
+        if "exc_info" in message_dict:
+            log_data["exception"] = message_dict["exc_info"]
 
     def formatException(
         self, ei: tuple[type[BaseException], BaseException, TracebackType | None] | tuple[None, None, None]
@@ -43,7 +57,6 @@ class JsonLines(OrjsonFormatter):
 
     def process_log_record(self, log_record: dict[str, Any]) -> dict[str, Any]:
         """Add the request that this is about, unless the record names one."""
-        log_record.pop("color_message", None)  # uvicorn's
         if (id := request_id.get()) is not None:
             log_record.setdefault("request", id)
         return log_record

@@ -149,8 +149,9 @@ class Metrics:
             self._questions.labels(outcome)
         for stage in ASK_STAGES:
             self._ask_seconds.labels(stage)
-        for stage in STAGES:
-            self._stages.labels(stage)
+        # The library looks labels up under a lock; what every request needs is looked up once.
+        self._stage = {stage: self._stages.labels(stage) for stage in STAGES}
+        self._counted: dict[tuple[str, str, int], tuple[Counter, Histogram]] = {}
         for reason in REJECTS:
             self._rejects.labels(reason)
         for lane in LANES:
@@ -171,11 +172,15 @@ class Metrics:
 
     def request(self, route: str, method: str, status: int, seconds: float, stages: Mapping[str, float]) -> None:
         """Count a request that was answered; stages in milliseconds."""
-        self._requests.labels(route, method, str(status)).inc()
-        self._request_seconds.labels(route).observe(seconds)
+        key = (route, method, status)
+        if key not in self._counted:
+            self._counted[key] = self._requests.labels(route, method, str(status)), self._request_seconds.labels(route)
+        count, time_taken = self._counted[key]
+        count.inc()
+        time_taken.observe(seconds)
         for stage, ms in stages.items():
-            if stage in STAGES:
-                self._stages.labels(stage).observe(ms / 1e3)
+            if stage in self._stage:
+                self._stage[stage].observe(ms / 1e3)
 
     def rejected(self, reason: str) -> None:
         """Count a request that was refused."""

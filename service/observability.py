@@ -7,8 +7,8 @@ where the time went by the header ``Server-Timing``; everything else is seen fro
 import logging
 import math
 import re
+import secrets
 import time
-import uuid
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
@@ -35,13 +35,14 @@ _EVERYWHERE = (
     (b"x-frame-options", b"DENY"),
     (b"referrer-policy", b"no-referrer"),
 )
-_POLICIES = {
-    # FastAPI's documentation comes from its usual content network and has inline scripts.
-    "docs": b"default-src 'none'; script-src 'self' 'unsafe-inline' https://cdn.jsdelivr.net; "
+# FastAPI's documentation comes from its usual content network and has inline scripts.
+_DOCS_POLICY = (
+    b"default-src 'none'; script-src 'self' 'unsafe-inline' https://cdn.jsdelivr.net; "
     b"style-src 'self' 'unsafe-inline' https://cdn.jsdelivr.net; img-src 'self' data: https://fastapi.tiangolo.com; "
-    b"worker-src blob:; connect-src 'self'; frame-ancestors 'none'; base-uri 'none'",
-    "answer": b"default-src 'none'; frame-ancestors 'none'",
-}
+    b"worker-src blob:; connect-src 'self'; frame-ancestors 'none'; base-uri 'none'"
+)
+_DOCS = (*_EVERYWHERE, (b"content-security-policy", _DOCS_POLICY))
+_ANSWERS = (*_EVERYWHERE, (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'"))
 
 log = logging.getLogger("moverank.requests")
 faults = logging.getLogger(__name__)
@@ -77,6 +78,7 @@ class Observed:
         self._max_requests = max_requests
         self._refusal = refusal
         self._in_flight = 0
+        metrics.in_flight.set_function(lambda: self._in_flight)
         self._refused = 0  # at the door, since that was said last
         self._refused_said_at = -math.inf
 
@@ -86,18 +88,16 @@ class Observed:
             await self._app(scope, receive, send)
             return
         headers = {name: value for name, value in scope["headers"] if name in (b"x-request-id", b"traceparent")}
-        id = _given_id(headers.get(b"x-request-id", b"")) or uuid.uuid4().hex
+        id = _given_id(headers.get(b"x-request-id", b"")) or secrets.token_hex(16)
         seen = _Seen(scope, receive, send, id)
         token = request_id.set(id)
         self._in_flight += 1
-        self._metrics.in_flight.set(self._in_flight)
         try:
             with self._tracer.request(headers.get(b"traceparent")) as span:
                 await self._pass_on(scope, seen)
                 self._conclude(scope, seen, span)
         finally:
             self._in_flight -= 1
-            self._metrics.in_flight.set(self._in_flight)
             request_id.reset(token)
 
     async def _pass_on(self, scope: Scope, seen: "_Seen") -> None:
@@ -140,8 +140,9 @@ class Observed:
         total_ms = stages.pop("total", None)
         notes: dict[str, Any] = scope.get(_NOTES, {})
         self._metrics.request(route, method, status, seconds, stages)
-        self._metrics.solved.inc(notes.get("solved", 0))
-        self._metrics.pruned.inc(notes.get("pruned", 0))
+        if notes:
+            self._metrics.solved.inc(notes.get("solved", 0))
+            self._metrics.pruned.inc(notes.get("pruned", 0))
         self._tracer.conclude(span, f"{method} {route}", status, stages, total_ms, seconds)
         if seen.is_refused:
             self._say_refused()
@@ -190,15 +191,14 @@ class _Seen:
             given: list[tuple[bytes, bytes]] = list(message.get("headers", []))
             named = {name.lower(): value for name, value in given}
             self.timing = named.get(b"server-timing", b"").decode("latin-1")
-            ours = [(b"x-request-id", self.id.encode()), *_EVERYWHERE]
-            ours.append((b"content-security-policy", _policy(self._scope["path"])))
-            message = {**message, "headers": given + [pair for pair in ours if pair[0] not in named]}
+            ours = ((b"x-request-id", self.id.encode()), *_headers_of(self._scope["path"]))
+            message = {**message, "headers": [*given, *(pair for pair in ours if pair[0] not in named)]}
         self.sent_bytes += len(message.get("body", b""))
         await self._send(message)
 
 
-def _policy(path: str) -> bytes:
-    return _POLICIES["docs" if path.startswith(("/docs", "/redoc")) else "answer"]
+def _headers_of(path: str) -> tuple[tuple[bytes, bytes], ...]:
+    return _DOCS if path.startswith(("/docs", "/redoc")) else _ANSWERS
 
 
 def _given_id(header: bytes) -> str | None:

@@ -5,23 +5,23 @@ Without it, or without ``otlp_endpoint``, nothing is recorded and nothing leaves
 
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 from service.version import VERSION
 
 SEND_TIMEOUT_S = 1.0
 """What a collector that does not answer may cost, at the end of the process too."""
+_NO_SPAN = nullcontext()
 MISSING = 'otlp_endpoint is set, but OpenTelemetry is not installed: pip install "moverank[otel]"'
 
 
 class Tracer:
     """Records nothing."""
 
-    @contextmanager
-    def request(self, parent: bytes | None) -> Iterator[Any]:
-        """Yield the span of a request; ``parent`` is its header ``traceparent``."""
-        yield None
+    def request(self, parent: bytes | None) -> AbstractContextManager[Any]:
+        """Return the span of a request, to be inside; ``parent`` is its header ``traceparent``."""
+        return _NO_SPAN
 
     def conclude(
         self,

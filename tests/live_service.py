@@ -18,6 +18,7 @@ import uvicorn
 from starlette.testclient import TestClient
 
 from service.app import create_app
+from service.connections import JoiningProtocol
 from service.settings import Settings
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -55,7 +56,14 @@ def client_of(settings: Settings) -> Iterator[TestClient]:
 @contextmanager
 def address_of(settings: Settings) -> Iterator[str]:
     """Serve the application of these settings on a socket, from a thread of this process, and yield its URL."""
-    config = uvicorn.Config(create_app(settings), host="127.0.0.1", port=free_port(), log_config=None, access_log=False)
+    config = uvicorn.Config(
+        create_app(settings),
+        host="127.0.0.1",
+        port=free_port(),
+        http=JoiningProtocol,
+        log_config=None,
+        access_log=False,
+    )
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run)
     thread.start()

@@ -21,7 +21,7 @@ DOORS = {
     "fastapi": {"service/app.py", "service/routes/"},
     "starlette": {"service/app.py", "service/routes/"},
     "sse_starlette": {"service/routes/"},
-    "uvicorn": {"service/cli.py"},
+    "uvicorn": {"service/cli.py", "service/connections.py"},
     "sqlite3": {"service/documents.py", "service/jobs.py", "service/graph_changes.py"},
     "pydantic_settings": {"service/settings.py"},
     "pydantic": {

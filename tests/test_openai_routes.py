@@ -197,6 +197,9 @@ def test_a_full_queue_is_429_with_retry_after(tmp_path: Path, model_folder: Path
         answer = client.post("/v1/embeddings", json={"input": "花"})
         assert_openai_error(answer, 429, "rate_limit_error", "max_queued_texts = 50")
         assert int(answer.headers["Retry-After"]) > 0
+        unread = client.post("/v1/embeddings", content=b"no JSON")
+        assert_openai_error(unread, 429, "rate_limit_error", "max_queued_texts = 50")
+        assert client.post("/v1/embeddings", content=b"{" * 3_000).status_code == 400  # may be bulk, and was read
         occupying.cancel()
         until(lambda: client.post("/v1/embeddings", json={"input": "花"}).status_code == 200)
 

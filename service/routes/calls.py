@@ -9,7 +9,7 @@ import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import Executor, Future
 from contextvars import copy_context
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import orjson
 from fastapi import Depends, Request, Response
@@ -20,6 +20,10 @@ from service.errors import NotReady, ServiceError, TooLarge
 from service.runtime import Runtime
 
 T = TypeVar("T")
+_End = Literal["done", "late", "left"]
+
+WATCH_AFTER_S = 0.05
+"""Seconds that a request waits before anybody looks whether its caller is still there."""
 
 
 class CallerLeft(ServiceError):
@@ -123,31 +127,47 @@ async def until_encoded(request: Request, submission: Submission, deadline: floa
 
 
 async def wait_for(request: Request, futures: Sequence[Future[Any]], deadline: float | None) -> bool:
-    """Wait until all futures are done, or give them up: at the deadline (False) or when the caller leaves (CallerLeft)."""
+    """Wait until all futures are done, or give them up: at the deadline (False) or when the caller leaves (CallerLeft).
+
+    Whether the caller is still there is looked at from `WATCH_AFTER_S` on: most are answered before that.
+    """
+    if all(future.done() for future in futures):
+        return True
     loop = asyncio.get_running_loop()
-    all_done = loop.create_future()
+    ended: asyncio.Future[_End] = loop.create_future()
     missing = len(futures)
+    watching: asyncio.Task[None] | None = None
+
+    def end(how: _End) -> None:
+        if not ended.done():
+            ended.set_result(how)
 
     def count() -> None:
         nonlocal missing
         missing -= 1
-        if not missing and not all_done.done():
-            all_done.set_result(None)
+        if not missing:
+            end("done")
+
+    def watch() -> None:
+        nonlocal watching
+        watching = loop.create_task(_left(request))
+        watching.add_done_callback(lambda task: None if task.cancelled() else end("left"))
 
     for future in futures:
         future.add_done_callback(lambda _: loop.call_soon_threadsafe(count))
-    if not futures:
-        return True
-    left = loop.create_task(_left(request))
+    timers = [loop.call_later(WATCH_AFTER_S, watch)]
+    if deadline is not None:
+        timers.append(loop.call_later(max(0.0, deadline - time.monotonic()), end, "late"))
     try:
-        timeout_s = None if deadline is None else max(0.0, deadline - time.monotonic())
-        both: set[asyncio.Future[Any]] = {all_done, left}
-        finished, _ = await asyncio.wait(both, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
-        if left in finished and all_done not in finished:
+        how = await ended
+        if how == "left":
             raise CallerLeft("the caller has left")
-        return all_done in finished
+        return how == "done"
     finally:
-        left.cancel()
+        for timer in timers:
+            timer.cancel()
+        if watching is not None:
+            watching.cancel()
         for future in futures:
             future.cancel()  # of one that is done or has begun, this does nothing
 

@@ -10,6 +10,7 @@ from service.errors import InvalidRequest, NotFound
 from service.given_inputs import input_texts
 from service.given_texts import GivenVectors
 from service.routes.calls import JsonRoute, Ready, check_most, in_pool, json_response, timing_header
+from service.routes.direct import direct_routes
 from service.routes.encoding import check_faults, check_lengths, encode, read_texts
 from service.runtime import Runtime
 from service.search import Timings
@@ -45,6 +46,9 @@ async def post_embeddings(request: Request, runtime: Ready, body: EmbeddingsBody
     if len(texts) > INLINE_TEXTS:
         return await in_pool(request, runtime.search_pool, _answer, *arguments, timings)
     return _answer(*arguments, timings)
+
+
+direct = direct_routes(router, post_embeddings, EmbeddingsBody)
 
 
 @router.get("/models", include_in_schema=False)

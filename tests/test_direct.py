@@ -1,0 +1,104 @@
+"""service/routes/direct.py: the short way gives what the ordinary way gives."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from starlette.testclient import TestClient
+
+from live_service import client_of
+from service.routes import openai
+from service.settings import Settings
+
+JSON = {"Content-Type": "application/json"}
+GOOD: list[Any] = [
+    {"input": "花呗怎么还款"},
+    {"input": ["花呗怎么还款", "怎么还花呗", "花" * 30], "model": "x", "user": "y", "unknown": 1},
+    {"input": "花", "encoding_format": "base64"},
+    {"input": "花" * 3_000, "truncate": True},
+]
+REFUSED: list[Any] = [
+    {},
+    [],
+    "花",
+    {"input": ""},
+    {"input": []},
+    {"input": [1, 2]},
+    {"input": "花", "encoding_format": "int8"},
+    {"input": "花", "dimensions": 3},
+    {"input": "花", "dimensions": "3"},
+    {"input": "花" * 3_000},
+    {"input": ["花"] * 70},
+    {"input": "花" * 200_000},
+]
+
+
+@pytest.fixture(scope="module", name="ways")
+def _ways(tmp_path_factory: pytest.TempPathFactory, model_folder: Path) -> Iterator[tuple[TestClient, TestClient]]:
+    """The service as it is, and one without the short way."""
+    folder = tmp_path_factory.mktemp("direct")
+
+    def given(name: str) -> Settings:
+        return Settings(data_dir=folder / name, model=model_folder, device="cpu", runtime="torch", sample=False, threads=1,
+                        max_documents=60, max_body_bytes=500_000)  # fmt: skip
+
+    with client_of(given("short")) as short, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(openai, "direct", {})
+        with client_of(given("long")) as long:
+            yield short, long
+
+
+def said(client: TestClient, content: bytes, headers: dict[str, str], path: str = "/v1/embeddings") -> Any:
+    """Everything of an answer that does not change from one time to the next."""
+    answer = client.post(path, content=content, headers=headers)
+    body = answer.json()
+    changing = ("x-request-id", "server-timing", "content-length")
+    stages = [stage.partition(";")[0] for stage in answer.headers.get("server-timing", "").split(", ")]
+    return answer.status_code, body, stages, {k: v for k, v in answer.headers.items() if k not in changing}
+
+
+@pytest.mark.parametrize("path", sorted(openai.direct))
+@pytest.mark.parametrize("body", [*GOOD, *REFUSED], ids=lambda body: str(body)[:40])
+def test_both_ways_say_the_same(ways: tuple[TestClient, TestClient], body: Any, path: str) -> None:
+    """Vectors, usage, statuses, sentences, headers and stages agree for everything that can be sent as JSON."""
+    short, long = (said(client, json.dumps(body).encode(), JSON, path) for client in ways)
+    assert short == long
+    assert (short[0] == 200) == (body in GOOD)
+
+
+@pytest.mark.parametrize(
+    ("content", "headers"),
+    [
+        (b"", JSON),
+        (b"{", JSON),
+        (b'{"input": NaN}', JSON),
+        (b'{"input": "\\ud800"}', JSON),
+        (b"[" * 5_000, JSON),
+        (b'{"input": "a"}', {}),
+        (b'{"input": "a"}', {"Content-Type": "text/plain"}),
+        (b'{"input": "a"}', {"Content-Type": "application/json; charset=utf-8"}),
+        (b'{"input": "a"}', {"Content-Type": "application/vnd.api+json"}),
+        (b'{"input": "' + b"a" * 600_000 + b'"}', JSON),
+    ],
+    ids=lambda given: str(given)[:30],
+)
+def test_both_ways_say_the_same_of_what_is_no_json(
+    ways: tuple[TestClient, TestClient], content: bytes, headers: dict[str, str]
+) -> None:
+    """Broken bodies, other content types and bodies that are too large are answered as the ordinary way answers them."""
+    short, long = (said(client, content, headers) for client in ways)
+    assert short == long
+
+
+def test_both_ways_are_counted_under_the_same_route(ways: tuple[TestClient, TestClient]) -> None:
+    """Metrics name the route by its template, whichever way the request took."""
+    counted = []
+    for client in ways:
+        client.post("/tei/embedding/embeddings", json={"input": "花"})
+        found = [
+            line for line in client.get("/metrics").text.splitlines() if line.startswith("moverank_requests_total")
+        ]
+        counted.append([line for line in found if 'route="/tei/embedding/embeddings"' in line and '"200"' in line])
+    assert len(counted[0]) == len(counted[1]) == 1
