@@ -163,7 +163,10 @@ def evaluate_task(choices: argparse.Namespace, task: Task) -> dict[str, Any]:
     judged = [task.relevance[query] for query in task.queries]
     within = None
     if choices.within:
-        within = [np.array([row[name] for name in relevance if name in row], dtype=np.int64) for relevance in judged]
+        # In a drawn order: texts of equal scores keep theirs, and a file may name the right ones first.
+        random = np.random.default_rng(0)
+        named = ([row[name] for name in relevance if name in row] for relevance in judged)
+        within = [random.permutation(np.array(rows, dtype=np.int64)) for rows in named]
 
     def measured(rankings: Sequence[NDArray[np.int64]]) -> dict[str, float]:
         lists = ([names[place] for place in ranking[:100]] for ranking in rankings)

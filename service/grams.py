@@ -32,6 +32,16 @@ def _folding() -> NDArray[np.uint32]:
 _folded = _folding()
 
 
+def fold(text: str) -> str:
+    """Return `text` as its terms are spelled: NFKC, lower case, traditional characters as simplified ones."""
+    normal = unicodedata.normalize("NFKC", text).lower()
+    return (
+        _folded[np.frombuffer(normal.encode("utf-32-le", "surrogatepass"), np.uint32)]
+        .tobytes()
+        .decode("utf-32-le", "surrogatepass")
+    )
+
+
 def grams(texts: Sequence[str]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Return codes and text positions (both (n,)) of all terms, with repetitions; a code is one or two code points."""
     normal = [unicodedata.normalize("NFKC", text).lower() for text in texts]

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from service.grams import grams
 from service.postings import Rows, Segment, places, saturated
+from service.question_words import asked_about
 
 _FEW_ROWS = 1024  # up to so many rows are looked up in the postings; for more every text is scored
 
@@ -35,13 +36,14 @@ def view_of(segments: Sequence[Segment]) -> View:
 
 
 class LexicalQuery:
-    """A query's distinct terms, and what is known of the texts so far. Belongs to one thread."""
+    """A query's distinct terms without its question words, and what is known of the texts so far. Belongs to one thread."""
 
     def __init__(self, view: View, query: str, k1: float, b: float) -> None:
-        terms, repeats = np.unique(grams([query])[0], return_counts=True)
+        terms, repeats = np.unique(grams([asked_about(query)])[0], return_counts=True)
         self._view, self._k1, self._b = view, k1, b
         self._terms: Rows = terms  # (m,) ascending
         self._repeats: NDArray[np.float64] = repeats.astype(np.float64)  # (m,)
+        self._length = len(grams([query])[0])  # question words included
         self._weights: NDArray[np.float64] | None = None  # (m,)
         self._scored: list[tuple[Rows, Scores]] = []  # ascending rows with the scores of all of them
         self._is_whole = False  # these are all the rows there are
@@ -49,8 +51,7 @@ class LexicalQuery:
     @property
     def length_ratio(self) -> float:
         """How many times as long as the query a text is on average, in terms; 1 where either has none."""
-        length = float(self._repeats.sum())
-        return self._view.mean_length / length if self._view.live and length else 1.0
+        return self._view.mean_length / self._length if self._view.live and self._length else 1.0
 
     @property
     def ceiling(self) -> float:

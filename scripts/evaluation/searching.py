@@ -89,12 +89,16 @@ class FileSearch:
         return float(np.median([self._lexical.length_ratio(query) for query in self.queries.texts]))
 
     def rankings(self, setting: Setting, within: Sequence[NDArray[np.int64]] | None = None) -> list[NDArray[np.int64]]:
-        """Rank the corpus for every query: rows, best first, at most `candidates`; `within` gives the rows to rank instead."""
+        """Rank the corpus for every query: rows, best first, at most `candidates`; `within` gives the rows to rank instead.
+
+        Equal scores are ordered by row as the service orders them by id; among rows `within`, as they are given.
+        """
         found = []
         title = f"{setting.retrieve}, rerank {setting.rerank}"
         for place in tqdm(range(len(self.queries.texts)), desc=title, unit="queries", mininterval=2):
             rows = self._candidates(place, setting) if within is None else within[place]
-            found.append(self._ranked(place, rows, setting))
+            ties = rows if within is None else np.arange(len(rows))
+            found.append(self._ranked(place, rows, setting, ties))
         return found
 
     def parts(self, setting: Setting) -> list[Parts]:
@@ -134,7 +138,9 @@ class FileSearch:
         lists = [nearest[nearest >= 0], worded[worded >= 0]]
         return reciprocal_ranks(lists, count)
 
-    def _ranked(self, place: int, rows: NDArray[np.int64], setting: Setting) -> NDArray[np.int64]:
+    def _ranked(
+        self, place: int, rows: NDArray[np.int64], setting: Setting, ties: NDArray[np.int64]
+    ) -> NDArray[np.int64]:
         """Order `rows` by the fused score; transport only settles the first ten, the rest keeps the order of the first stage."""
         cosine, lexical = self._first_stage(place, rows)
         weight, lexical_weight = setting.shares.at(self._lexical.length_ratio(self.queries.texts[place]))
@@ -149,6 +155,6 @@ class FileSearch:
         query_tokens = self._codec.unpack([self.queries.packed[place]]).tokens(0)
         candidates: Candidates = self._codec.unpack([self.corpus.packed[row] for row in rows])
         known = (1 - weight) * known
-        best = rerank(query_tokens, candidates, known, weight, 10, measure, tie_break=rows).order
+        best = rerank(query_tokens, candidates, known, weight, 10, measure, tie_break=ties).order
         order: NDArray[np.int64] = np.concatenate([best, first[~np.isin(first, best)]])
         return rows[order]

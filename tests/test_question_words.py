@@ -1,0 +1,61 @@
+"""Question words are left out of a lexical query, and words that only look like them are not."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from service.grams import fold, grams
+from service.lexical import LexicalIndex
+from service.question_words import asked_about
+
+
+@pytest.mark.parametrize(
+    ("query", "left"),
+    [
+        ("花呗怎么还款", "花呗 还款"),
+        ("請問圖書館什麼時候開門？", " 图书馆 开门?"),
+        ("他是在哪一年出生的", "他是在 年出生的"),
+        ("谁写了红楼梦呢", " 写了红楼梦 "),
+        ("这张卡可以用吗？", "这张卡可以用 ?"),
+        ("长城有多长", "长城有 "),
+        ("办一张卡要几天，多少钱", "办一张卡要 天, 钱"),
+    ],
+)
+def test_question_words_become_spaces(query: str, left: str) -> None:
+    """What asks is gone, what is asked about stays, in simplified characters."""
+    assert asked_about(query) == left
+
+
+@pytest.mark.parametrize(
+    "query", ["解析几何", "多伦多大学", "哪吒闹海", "呢绒大衣", "申请邀请函", "什么", "谁？", "", " "]
+)
+def test_other_words_stay(query: str) -> None:
+    """Words that contain such characters stay, and so does a query of nothing else."""
+    assert asked_about(query) == query
+
+
+@given(st.text(st.sampled_from([*"花呗还款，？ A"]) | st.characters(), max_size=12))
+def test_nothing_is_made_up(query: str) -> None:
+    """What is left is the folded query with pieces replaced by spaces, or the query itself."""
+    left, whole = asked_about(query), fold(query)
+    if left != query:
+        kept = iter(whole)
+        assert all(character in kept for character in left if not character.isspace())
+
+
+@given(st.text(max_size=20))
+def test_terms_are_spelled_as_fold_spells(text: str) -> None:
+    """The single-character terms of a text are characters of its folded form."""
+    codes = grams([text])[0]
+    singles = {chr(code) for code in codes.tolist() if code < 0x110000}
+    assert singles <= set(fold(text))
+
+
+def test_a_passage_is_found_by_what_is_asked_about() -> None:
+    """Rare question words do not draw a search to the one passage that has them."""
+    index = LexicalIndex()
+    passages = ["图书馆早上八点开门", "他什么时候都在说什么，谁知道为什么呢", "食堂中午十一点开门"]
+    index.add(np.arange(3), passages)
+    assert index.search(["图书馆什么时候开门"], 1)[1][0].tolist() == [0]
+    assert index.scores_for("图书馆什么时候开门", np.array([1]))[0] == 0
