@@ -95,6 +95,7 @@ def test_the_overload_is_measured(
         assert all(point["refused_with_retry_after"] == 1 for point in found["curve"] if point["refused"])
         assert found["goodput_at_double"] > 0
     assert all(report["overhead"][f"{side}_per_s"] > 0 for side in ("bare", "many", "one"))
+    assert all(report["overhead"][f"{side}_cpu_ms"] >= 0 for side in ("bare", "many", "one", "client"))
     assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")
     printed = capsys.readouterr().out
     assert all(said in printed for said in ("goodput at twice the peak", "p99 at half of the peak", "bare"))
@@ -157,6 +158,6 @@ def test_layouts_are_compared(tmp_path: Path, model_folder: Path, monkeypatch: p
     layouts.main([*arguments, "--json", str(tmp_path / "report.json")])
     report = orjson.loads((tmp_path / "report.json").read_bytes())
     assert {(entry["replicas"], entry["kind"]) for entry in report["layouts"]} == {
-        (replicas, kind) for replicas in (1, 2) for kind in ("search", "similarity")
+        (replicas, kind) for replicas in (1, 2) for kind in ("search", "similarity", "embeddings")
     }
     assert all(entry["per_second"] > 0 and entry["memory_mb"] > 50 for entry in report["layouts"])

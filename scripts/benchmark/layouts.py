@@ -1,7 +1,7 @@
 """One process with all cores, or several with a share each? Replicas of the service side by side, clients dealt out among them.
 
-Every replica has its own copy of the same data folder; clients are dealt out evenly, as a proxy would. Layouts take turns round
-by round, because machines are noisy.
+Every replica has its own copy of the same data folder; clients are dealt out evenly, as a proxy would. They ask for searches, for
+the similarity of a pair, and for the embedding of one short text. Layouts take turns round by round, because machines are noisy.
 """
 
 import argparse
@@ -68,6 +68,7 @@ def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     kinds = {
         "search": search_requests(corpus.queries),
         "similarity": [request_bytes("/v1/similarity", {"pairs": [pair], "measures": ["cosine"]}) for pair in pairs],
+        "embeddings": [request_bytes("/v1/embeddings", {"input": text, "model": "-"}) for text in corpus.queries],
     }
     cores = len(os.sched_getaffinity(0))
     rounds: dict[tuple[int, str], list[Load]] = {}

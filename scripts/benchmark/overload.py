@@ -12,8 +12,10 @@ import argparse
 import os
 import tempfile
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import orjson
 
@@ -105,7 +107,8 @@ def find_peaks(kind: str, service: Child, requests: list[bytes], seconds: float)
 def compare_with_bare(
     service: Child, model: Path, folder: Path, texts: list[str], requests: list[bytes], seconds: float
 ) -> dict[str, float]:
-    """Return texts a second of the bare encoder, and of the service with many texts a request and with one, in turns."""
+    """Compare the bare encoder with the service asked for many texts at once and for one, in turns: texts a second and
+    milliseconds of processor time a text."""
     options: dict[str, Any] = {"model": model, "data_dir": folder / "bare"}
     encoder = load_encoder(Settings(**options))
     starts = range(0, len(texts), TEXTS_AT_ONCE)
@@ -116,34 +119,56 @@ def compare_with_bare(
         for i in starts
     ]
     each = len(texts) / len(starts)
-    rates: dict[str, list[float]] = {"bare": [], "many": [], "one": []}
+    sides: dict[str, Callable[[float], Spent]] = {
+        "bare": partial(_encode_for, encoder, texts),
+        "many": partial(_ask_for, service, many, 4, each),
+        "one": partial(_ask_for, service, requests, 32, 1.0),
+    }
+    found: dict[str, list[Spent]] = {name: [] for name in sides}
     for number in range(ROUNDS + 1):
-        found = {
-            "bare": _encode_for(encoder, texts, seconds / ROUNDS),
-            "many": each * run_clients(service.port, many, 4, seconds / ROUNDS).per_second,
-            "one": run_clients(service.port, requests, 32, seconds / ROUNDS).per_second,
-        }
-        for name, rate in found.items():
-            rates[name] += [rate] if number else []  # the first round is warm-up
-    bare, by_many, by_one = (sum(rates[name]) / ROUNDS for name in ("bare", "many", "one"))
+        for name, side in sides.items():
+            spent = side(seconds / ROUNDS)
+            found[name] += [spent] if number else []  # the first round is warm-up
+    rates = {name: sum(spent.texts / spent.elapsed_s for spent in rounds) / ROUNDS for name, rounds in found.items()}
     return {
-        "bare_per_s": bare,
-        "many_per_s": by_many,
-        "one_per_s": by_one,
+        **{f"{name}_per_s": rate for name, rate in rates.items()},
+        **{
+            f"{name}_cpu_ms": 1e3 * sum(spent.cpu_s for spent in rounds) / sum(spent.texts for spent in rounds)
+            for name, rounds in found.items()
+        },
+        "client_cpu_ms": 1e3
+        * sum(spent.client_s for spent in found["one"])
+        / sum(spent.texts for spent in found["one"]),
         "texts_at_once": TEXTS_AT_ONCE,
-        "overhead_many": 1 - by_many / bare,
-        "overhead_one": 1 - by_one / bare,
+        "overhead_many": 1 - rates["many"] / rates["bare"],
+        "overhead_one": 1 - rates["one"] / rates["bare"],
     }
 
 
-def _encode_for(encoder: Encoder, texts: list[str], seconds: float) -> float:
-    began_at, done = time.perf_counter(), 0
+class Spent(NamedTuple):
+    """What encoding some texts took."""
+
+    texts: float
+    elapsed_s: float
+    cpu_s: float  # of the encoder, or of the service
+    client_s: float = 0.0  # processor time of the clients
+
+
+def _encode_for(encoder: Encoder, texts: list[str], seconds: float) -> Spent:
+    began_at, began_cpu, done = time.perf_counter(), time.process_time(), 0
     while time.perf_counter() - began_at < seconds:
         start = done % len(texts)
         batch = texts[start : start + TEXTS_AT_ONCE]
         encoder.encode(encoder.tokenize(batch))
         done += len(batch)
-    return done / (time.perf_counter() - began_at)
+    return Spent(done, time.perf_counter() - began_at, time.process_time() - began_cpu)
+
+
+def _ask_for(service: Child, requests: list[bytes], clients: int, texts: float, seconds: float) -> Spent:
+    """Let clients ask for embeddings; ``texts`` is how many a request brings on average."""
+    before = service.cpu_s()
+    load = run_clients(service.port, requests, clients, seconds)
+    return Spent(texts * len(load.latencies_ms), load.elapsed_s, service.cpu_s() - before, load.client_s)
 
 
 def say(what: str) -> None:
