@@ -55,13 +55,15 @@ def sample(
     longest: int,
     seed: int | None = None,
     is_cancelled: Callable[[], bool] = lambda: False,
+    never: Sequence[int] = (),
 ) -> list[Sample]:
     """Write `samples` texts after `prompt` (ids with [CLS] and [SEP]); those that do not end in `longest` tokens are left out.
 
-    The same seed gives the same texts on the same machine. `is_cancelled` is asked before every token.
+    The tokens `never` are not written: probabilities are those of the others. The same seed gives the same texts on the same
+    machine. `is_cancelled` is asked before every token.
     """
     random = np.random.default_rng(seed)
-    never = [generator.vocabulary[token] for token in SPECIAL if token in generator.vocabulary]
+    left_out = [*(generator.vocabulary[token] for token in SPECIAL if token in generator.vocabulary), *never]
     longest = min(longest, generator.positions - len(prompt))
     rows = generator.start([prompt]).select(np.zeros(samples, dtype=np.int64))
     written: list[list[int]] = [[] for _ in range(samples)]
@@ -72,7 +74,7 @@ def sample(
         if is_cancelled():
             break
         log_probabilities = generator.log_probabilities(rows)
-        log_probabilities[:, never] = -torch.inf
+        log_probabilities[:, left_out] = -torch.inf
         probabilities = log_probabilities.double().softmax(dim=1).cpu().numpy()
         tokens = drawn(nucleus(probabilities, top_p), random)
         sums[alive] += np.log(probabilities[np.arange(len(tokens)), tokens])

@@ -25,6 +25,9 @@ from service.errors import NotReady, Overloaded
 LONGEST_TOKENS = 64
 """Tokens of a similar question; SimBERT was trained on pairs of 32 each."""
 
+MARKS = ("[", "]")
+"""What data sets put around a name that they hide ("[机构]"): a text with it is no question that anybody asks."""
+
 Vectors = Callable[[Sequence[str]], NDArray[np.float32]]
 """Texts -> unit sentence vectors (n, dim)."""
 
@@ -71,6 +74,9 @@ class Paraphraser:
         """
         self._generator = Generator(folder, device)
         self._tokens = {row: token for token, row in self._generator.vocabulary.items()}
+        self._unwanted = {
+            row for token, row in self._generator.vocabulary.items() if token in (*STAND_IN_TOKENS, *MARKS)
+        }
         self._vectors = vectors
         self._max_waiting = max_waiting
         self._waiting = 0
@@ -124,14 +130,21 @@ class Paraphraser:
     def samples(self, text: str, sampling: Sampling) -> tuple[list[str], bool]:
         """Draw samples as texts, the likeliest first; say whether the text is longer than the half of the positions it has.
 
-        A sample with a character that nobody can name is left out.
+        Marks and characters that nobody can name are written only where the text has them.
         """
         generator = self._generator
         whole = generator.tokenize([text])[0]
         most = generator.positions // 2
         prompt = whole if len(whole) <= most else [*whole[: most - 1], generator.separator]
         drawn = sample(
-            generator, prompt, sampling.samples, sampling.top_p, LONGEST_TOKENS, sampling.seed, lambda: self._is_closing
+            generator,
+            prompt,
+            sampling.samples,
+            sampling.top_p,
+            LONGEST_TOKENS,
+            sampling.seed,
+            lambda: self._is_closing,
+            sorted(self._unwanted - set(prompt)),
         )
         shown = {
             fallback: one

@@ -17,7 +17,7 @@ from models.fallback import STAND_IN_TOKENS, Fallbacks
 from models.sampling import SPECIAL, drawn, nucleus, sample, spelled
 from models.unilm import Generator
 from scripts.training.vocabulary import build_tokenizer
-from service.paraphrases import different, letters_of
+from service.paraphrases import MARKS, Paraphraser, Sampling, different, letters_of
 from service.settings import Settings
 
 ROWS = arrays(np.float64, st.tuples(st.integers(1, 4), st.integers(1, 9)), elements=st.floats(1e-6, 1.0))
@@ -96,6 +96,28 @@ def test_a_seed_repeats_and_another_does_not(generator: Generator) -> None:
     prompt = generator.tokenize([QUESTION])[0]
     one, same, other = (sample(generator, prompt, 8, 0.95, 40, seed=seed) for seed in (5, 5, 6))
     assert one == same != other
+
+
+def test_tokens_that_are_not_wanted_are_not_written(generator: Generator) -> None:
+    """Of samples without the likeliest first token none has it, and the others are as frequent as their shares of the rest."""
+    prompt, number, end = generator.tokenize([QUESTION])[0], 4_000, generator.separator
+    first = next_shares(generator, prompt, [])
+    never = [token for token in np.argsort(-first).tolist() if token != end][:3]
+    written = [one.tokens for one in sample(generator, prompt, number, 1.0, 2, seed=4, never=never)]
+    assert not any(token in never for tokens in written for token in tokens)
+    share = first[end] / (1 - first[never].sum())
+    assert abs(written.count([]) - number * share) <= 5 * np.sqrt(number * share * (1 - share)) + 1
+
+
+def test_marks_are_not_written(generator_folder: Path) -> None:
+    """No sample has a square bracket or a stand-in where the text has none, though the generator can write them."""
+    paraphraser = Paraphraser(generator_folder, "cpu", lambda texts: np.ones((len(texts), 2), np.float32), 1)
+    unwanted = {*MARKS, *STAND_IN_TOKENS}
+    for top_p in (0.9, 1.0):
+        found, _ = paraphraser.samples(QUESTION, Sampling(10, 60, top_p, 2))
+        assert found
+        assert not any(character in unwanted for text in found for character in text)
+    paraphraser.close()
 
 
 def test_word_pieces_become_text() -> None:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from models.candidates import Candidates, Integers, TokenTable
 from models.encoder import Encoder
 from models.rerank import rerank
-from models.token_codec import token_codec
+from models.token_codec import TokenCodec, token_codec
 from models.transport import Measure
 from service.alignment import EncodedText, encoded_texts
 from service.collections import Collection
@@ -53,7 +53,10 @@ def whole_corpus_rows(
 
 
 def stored_rows(model: Path, texts: Sequence[str], queries: Sequence[str]) -> list[dict[str, Any]]:
-    """Search texts that are encoded and stored as the service does it, with proof: store, fusion, filter of nobody, hits."""
+    """Search texts that are encoded and stored as the service does it, with proof: store, fusion, filter of nobody, hits.
+
+    "fetch 100 ms" is reading the token vectors of a pool of 100 candidates by itself, as every rerank of a pool does first.
+    """
     encoder = Encoder(model, "cpu")
     codec, defaults = token_codec(encoder), SearchDefaults.of_card(encoder.card)
     rows = []
@@ -71,6 +74,7 @@ def stored_rows(model: Path, texts: Sequence[str], queries: Sequence[str]) -> li
         asked: list[EncodedText] = encoded_texts(queries, tokenized, encoder.encode(tokenized))
         alone = SearchOptions(TOP_K, 100, "vector", "wrd", 1.0, 0.0, "corpus", (), False)
         fused = replace(alone, retrieve=defaults.retrieve, shares=defaults.shares)
+        fetched = fetch_ms(collection, codec, asked, 100)
         for name, options in (("transport alone", alone), ("as the model card fuses", fused)):
             took, stages, solved = [], [], []
             for query in (asked[0], *asked):
@@ -83,10 +87,23 @@ def stored_rows(model: Path, texts: Sequence[str], queries: Sequence[str]) -> li
                 solved.append(answer.certificate.solved)
             row = {"score": name, "N": len(collection.vectors), "first ms": round(took[0], 1)}
             row |= {"retrieve ms": round(float(np.median([each["retrieve"] for each in stages[1:]])), 1)}
+            row |= {"fetch 100 ms": round(fetched, 3)}
             row |= {"rerank ms": round(float(np.median([each["rerank"] for each in stages[1:]])), 1)}
             rows.append(row | {"solved": round(float(np.mean(solved[1:])))} | _times(took[1:]))
         collection.close()
     return rows
+
+
+def fetch_ms(collection: Collection, codec: TokenCodec, queries: Sequence[EncodedText], count: int) -> float:
+    """Milliseconds (median over queries) to read ids and token vectors of the `count` nearest documents from the store."""
+    took = []
+    for query in (queries[0], *queries):
+        rows = collection.vectors.search(query.sentence[None], count)[1][0]
+        with collection.view() as view:
+            start = time.perf_counter()
+            codec.unpack(view.tokens(rows[rows >= 0].tolist())[1])
+            took.append(1e3 * (time.perf_counter() - start))
+    return float(np.median(took[1:]))
 
 
 def _times(took: Sequence[float]) -> dict[str, float]:
