@@ -225,7 +225,7 @@ def _run(choices: argparse.Namespace, processes: Processes, device: torch.device
             state = torch.load(finished, weights_only=True, map_location=device)
             network.load_state_dict(state["network"])
             rows.extend(Progress(**state["progress"]).rows)
-            keep_part(network, before, choices.keep if stage == "similar" else 1.0)
+            keep_part(network, before, nth(choices.keep, stage))
             continue
         progress = train(
             network,
@@ -246,7 +246,7 @@ def _run(choices: argparse.Namespace, processes: Processes, device: torch.device
             save(finished, network, None, stage, progress)
             checkpoint.unlink(missing_ok=True)
             write_curves(rows, work)
-        keep_part(network, before, choices.keep if stage == "similar" else 1.0)
+        keep_part(network, before, nth(choices.keep, stage))
         processes.wait()
     if not processes.is_first:
         return network

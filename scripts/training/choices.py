@@ -107,8 +107,9 @@ def parser(description: str) -> argparse.ArgumentParser:
     add(
         "--keep",
         type=float,
-        default=1.0,
-        help="share of stage similar's change that is kept",
+        nargs="+",
+        default=[1.0],
+        help="share of what a stage changed that is kept, one number per stage",
     )
     add("--loss", choices=get_args(InBatch), default="flatnce", help="in-batch loss; formulas in models/losses.py")
     add("--scale", type=float, default=20.0, help="factor of similarities in the in-batch loss")
