@@ -1,16 +1,17 @@
 """Measure a model folder on pairs and on retrieval.
 
-`python -m scripts.evaluate sts FILE… | questions FILE | retrieval … | weights … | lookup …`
+`python -m scripts.evaluate sts FILE… | questions FILE | groups FILE | retrieval … | weights … | lookup …`
 
 `--model` takes a folder, or the name of a floor that needs no weights: tfidf-char1 and tfidf-char2 (sts), bm25-char1 and
-bm25-char2 (questions, retrieval). Files are tab-separated, `.xz` is read directly. One JSON line with --json, else a table.
+bm25-char2 (questions, groups, retrieval). Files are tab-separated, `.xz` is read directly. One JSON line with --json, else a
+table.
 """
 
 import argparse
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, get_args
+from typing import Any, get_args
 
 import numpy as np
 import torch
@@ -25,56 +26,11 @@ from scripts.evaluation.floors import Bm25, TfIdf
 from scripts.evaluation.lookup import add_lookup, evaluate_lookup
 from scripts.evaluation.measures import judge, mean, spearman
 from scripts.evaluation.searching import FileSearch, Rerank, Retrieve, Setting, encode
-from scripts.lines import read_lines
+from scripts.evaluation.tasks import Task, group_task, question_task, read_task, rows_of
 
 FLOORS = {"tfidf-char1": 1, "tfidf-char2": 2, "bm25-char1": 1, "bm25-char2": 2}
 GRID = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 BUNDLED = Path(__file__).parent.parent / "models" / "weights" / "simbert-mini-zh"
-
-
-class Task(NamedTuple):
-    """A retrieval task: texts and queries by id, graded relevance by query id."""
-
-    corpus: dict[str, str]
-    queries: dict[str, str]
-    relevance: dict[str, dict[str, float]]
-
-
-def rows_of(file: Path, cells: int) -> Iterator[list[str]]:
-    """Yield the tab-separated cells of every line; raises ValueError naming a line that has not `cells` of them."""
-    for number, line in enumerate(read_lines(file), start=1):
-        found = line.split("\t")
-        if len(found) != cells:
-            raise ValueError(f"{file}:{number}: expected {cells} cells between tabs, got {len(found)}")
-        yield found
-
-
-def read_task(corpus: Path, queries: Path, qrels: Path, limit: int | None) -> Task:
-    """Read a task; queries without a relevant text are left out, and of the rest `limit` evenly spread ones are kept."""
-    relevance: dict[str, dict[str, float]] = {}
-    for query, text, grade in rows_of(qrels, 3):
-        relevance.setdefault(query, {})[text] = float(grade)
-    asked = {
-        name: text for name, text in rows_of(queries, 2) if any(grade > 0 for grade in relevance.get(name, {}).values())
-    }
-    if limit is not None and limit < len(asked):
-        names = list(asked)
-        asked = {names[place]: asked[names[place]] for place in np.linspace(0, len(names) - 1, limit).astype(int)}
-    return Task(dict(rows_of(corpus, 2)), asked, relevance)
-
-
-def question_task(file: Path, limit: int | None) -> Task:
-    """Make a question search of labelled pairs: text_a of every pair labelled 1 asks for its text_b among all of them."""
-    corpus: dict[str, str] = {}
-    relevance: dict[str, dict[str, float]] = {}
-    queries: dict[str, str] = {}
-    for left, right, label in rows_of(file, 3):
-        name = corpus.setdefault(right, str(len(corpus)))
-        if float(label) == 1 and left != right:
-            query = queries.setdefault(left, str(len(queries)))
-            relevance.setdefault(query, {})[name] = 1.0
-    asked = {name: text for text, name in list(queries.items())[:limit]}
-    return Task({name: text for text, name in corpus.items()}, asked, relevance)
 
 
 def pair_scores(
@@ -248,6 +204,11 @@ def parser() -> argparse.ArgumentParser:
     )
     questions = parts.add_parser("questions", parents=[shared, searched], help="question search made of labelled pairs")
     questions.add_argument("file", type=Path, metavar="FILE")
+    groups = parts.add_parser("groups", parents=[shared, searched], help="search of standard questions by similar ones")
+    groups.add_argument("file", type=Path, metavar="FILE", help='JSON lines: {"standard", "similar": […]}')
+    groups.add_argument(
+        "--seen", type=Path, required=True, help="pairs that were trained on: their texts are not asked"
+    )
     retrieval = parts.add_parser("retrieval", parents=[shared, searched], help="search of a corpus with judged queries")
     weights = parts.add_parser(
         "weights", parents=[shared, searched], help="choose the fusion's weights on development data"
@@ -293,6 +254,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         report = evaluate_lookup(choices)
     elif choices.part == "questions":
         report = evaluate_task(choices, question_task(choices.file, choices.limit))
+    elif choices.part == "groups":
+        report = evaluate_task(choices, group_task(choices.file, choices.seen, choices.limit))
     else:
         task = read_task(choices.corpus, choices.queries, choices.qrels, choices.limit)
         report = evaluate_weights(choices, task) if choices.part == "weights" else evaluate_task(choices, task)

@@ -16,10 +16,11 @@ from scipy.stats import spearmanr
 from models.encoder import Encoder
 from models.fusion import SharesByLength
 from models.transport import distance
-from scripts.evaluate import default_model, main, parser, question_task, read_task
+from scripts.evaluate import default_model, main, parser
 from scripts.evaluation.floors import Bm25, TfIdf, grams
 from scripts.evaluation.measures import judge, mean, spearman
 from scripts.evaluation.searching import FileSearch, Setting
+from scripts.evaluation.tasks import group_task, question_task, read_task
 from tests.conftest import write_bert
 
 TEXTS = [
@@ -226,10 +227,36 @@ def test_a_person_gets_a_table(tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert "mrr@10: 100.0" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("part", ["sts", "questions", "retrieval", "weights", "lookup"])
+def test_groups_are_asked_by_unseen_questions(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Similar questions ask for their standard question, those of a training pair do not; a line that is no group is named."""
+    groups, seen = tmp_path / "groups.jsonl", tmp_path / "pairs.tsv"
+    lines = [
+        {"standard": TEXTS[0], "similar": [TEXTS[1], "花呗怎么还"]},
+        {"standard": TEXTS[2], "similar": ["密码忘了"]},
+    ]
+    groups.write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines), encoding="utf-8")
+    seen.write_text(f"{TEXTS[1]}\t无关\t0\tfaq\n", encoding="utf-8")
+    task = group_task(groups, seen, None)
+    assert list(task.corpus.values()) == [TEXTS[0], TEXTS[2]]
+    assert list(task.queries.values()) == ["花呗怎么还", "密码忘了"]
+    assert task.relevance == {"0": {"1": 1.0}, "1": {"2": 1.0}}
+    assert len(group_task(groups, seen, 1).queries) == 1
+    found = answer(capsys, "groups", str(groups), "--seen", str(seen), "--model", "bm25-char1")
+    assert (found["texts"], found["queries"], found["success@1"]) == (2, 2, 100.0)
+    groups.write_text("{}\n", encoding="utf-8")
+    with pytest.raises(ValueError, match=r"groups\.jsonl:1"):
+        group_task(groups, seen, None)
+
+
+@pytest.mark.parametrize("part", ["sts", "questions", "groups", "retrieval", "weights", "lookup"])
 def test_every_part_measures_the_bundled_model_that_is_meant(part: str) -> None:
     """Without --model the lookup measures the generator and everything else the encoder."""
     assert default_model(part).name == ("lookup-mini-zh" if part == "lookup" else "simbert-mini-zh")
-    files = {"sts": ["a"], "questions": ["a"], "lookup": ["--triples", "a", "--questions", "b"]}
+    files = {
+        "sts": ["a"],
+        "questions": ["a"],
+        "groups": ["a", "--seen", "b"],
+        "lookup": ["--triples", "a", "--questions", "b"],
+    }
     rest = files.get(part, ["--corpus", "a", "--queries", "b", "--qrels", "c"])
     assert parser().parse_args([part, *rest]).model is None

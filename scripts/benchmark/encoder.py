@@ -30,7 +30,7 @@ from models.encoder import Encoder, EncoderNetwork, Forward, TorchForward, pad
 from models.encoder_folder import EncoderFolder, read_encoder_folder
 from models.onnx_export import onnx_forward
 from scripts.benchmark.products import products_alone
-from scripts.evaluate import rows_of
+from scripts.evaluation.tasks import rows_of
 from scripts.evaluation.measures import spearman
 from service.settings import Settings
 

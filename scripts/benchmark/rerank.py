@@ -42,7 +42,8 @@ from scripts.benchmark.corpus import Corpus, made_corpus, read_corpus
 from scripts.benchmark.index import cpu_s, print_table
 from scripts.benchmark.rerank_ways import ways_rows
 from scripts.benchmark.whole_corpus import stored_rows, whole_corpus_rows
-from scripts.evaluate import BUNDLED, rows_of
+from scripts.evaluate import BUNDLED
+from scripts.evaluation.tasks import rows_of
 from service.lexical import LexicalIndex
 
 TOP_K = 10

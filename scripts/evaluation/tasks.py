@@ -1,0 +1,79 @@
+"""Retrieval tasks read from files: judged queries of a corpus, question pairs, groups of similar questions."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from scripts.lines import read_lines
+
+
+class Task(NamedTuple):
+    """A retrieval task: texts and queries by id, graded relevance by query id."""
+
+    corpus: dict[str, str]
+    queries: dict[str, str]
+    relevance: dict[str, dict[str, float]]
+
+
+def rows_of(file: Path, cells: int) -> Iterator[list[str]]:
+    """Yield the tab-separated cells of every line; raises ValueError naming a line that has not `cells` of them."""
+    for number, line in enumerate(read_lines(file), start=1):
+        found = line.split("\t")
+        if len(found) != cells:
+            raise ValueError(f"{file}:{number}: expected {cells} cells between tabs, got {len(found)}")
+        yield found
+
+
+def read_task(corpus: Path, queries: Path, qrels: Path, limit: int | None) -> Task:
+    """Read a task; queries without a relevant text are left out, and of the rest `limit` evenly spread ones are kept."""
+    relevance: dict[str, dict[str, float]] = {}
+    for query, text, grade in rows_of(qrels, 3):
+        relevance.setdefault(query, {})[text] = float(grade)
+    asked = {
+        name: text for name, text in rows_of(queries, 2) if any(grade > 0 for grade in relevance.get(name, {}).values())
+    }
+    if limit is not None and limit < len(asked):
+        names = list(asked)
+        asked = {names[place]: asked[names[place]] for place in np.linspace(0, len(names) - 1, limit).astype(int)}
+    return Task(dict(rows_of(corpus, 2)), asked, relevance)
+
+
+def question_task(file: Path, limit: int | None) -> Task:
+    """Make a question search of labelled pairs: text_a of every pair labelled 1 asks for its text_b among all of them."""
+    corpus: dict[str, str] = {}
+    relevance: dict[str, dict[str, float]] = {}
+    queries: dict[str, str] = {}
+    for left, right, label in rows_of(file, 3):
+        name = corpus.setdefault(right, str(len(corpus)))
+        if float(label) == 1 and left != right:
+            query = queries.setdefault(left, str(len(queries)))
+            relevance.setdefault(query, {})[name] = 1.0
+    asked = {name: text for text, name in list(queries.items())[:limit]}
+    return Task({name: text for text, name in corpus.items()}, asked, relevance)
+
+
+def group_task(file: Path, seen: Path, limit: int | None) -> Task:
+    """Make a search of groups of questions: JSON lines of `standard` and the `similar` questions that ask for it.
+
+    The standard questions are the corpus. Similar questions that are a text of the pairs in `seen` (text_a TAB text_b TAB …),
+    which a model was trained on, are not asked. Raises ValueError naming a line that is no such group.
+    """
+    trained = {text for line in read_lines(seen) for text in line.split("\t")[:2]}
+    corpus: dict[str, str] = {}
+    queries: dict[str, str] = {}
+    relevance: dict[str, dict[str, float]] = {}
+    for number, line in enumerate(read_lines(file), start=1):
+        try:
+            group = json.loads(line)
+            standard, similar = str(group["standard"]), [str(text) for text in group["similar"]]
+        except (ValueError, KeyError, TypeError) as error:
+            raise ValueError(f"{file}:{number}: expected an object with standard and similar: {error!r}") from error
+        corpus[str(number)] = standard
+        for text in similar:
+            if text not in trained and len(queries) < (limit or len(queries) + 1):
+                relevance[str(len(queries))] = {str(number): 1.0}
+                queries[str(len(queries))] = text
+    return Task(corpus, queries, relevance)
