@@ -30,8 +30,8 @@ from models.encoder import Encoder, EncoderNetwork, Forward, TorchForward, pad
 from models.encoder_folder import EncoderFolder, read_encoder_folder
 from models.onnx_export import onnx_forward
 from scripts.benchmark.products import products_alone
-from scripts.evaluation.tasks import rows_of
 from scripts.evaluation.measures import spearman
+from scripts.evaluation.tasks import rows_of
 from service.settings import Settings
 
 QUESTION = "请问信用卡的账单日和还款日分别是哪一天"
