@@ -8,7 +8,7 @@ Beyond" (2009), with the always positive idf that Lucene uses:
     score(q, d) = sum over terms t of q:  idf(t) * (k1 + 1) * tf / (tf + k1 * (1 - b + b * |d| / mean |d|))
     idf(t) = ln(1 + (N - df + 1/2) / (df + 1/2))
 
-Question words of the query are not looked for (service/question_words.py). N, df and the mean length count living texts
+Question words of the query count less among long texts (service/question_words.py). N, df and the mean length count living texts
 only, at every moment. Postings lie in immutable segments, as in a log-structured merge tree (O'Neil et al. 1996): each
 batch is a new segment, neighbours of similar size are merged. A search reads one tuple of segments that a writer replaces
 as a whole, so it needs no lock and sees whole batches.

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from service.grams import grams
 from service.postings import Rows, Segment, places, saturated
-from service.question_words import asked_about
+from service.question_words import asked_about, share_kept
 
 _FEW_ROWS = 1024  # up to so many rows are looked up in the postings; for more every text is scored
 
@@ -36,14 +36,25 @@ def view_of(segments: Sequence[Segment]) -> View:
 
 
 class LexicalQuery:
-    """A query's distinct terms without its question words, and what is known of the texts so far. Belongs to one thread."""
+    """A query's distinct terms and what is known of the texts so far. Belongs to one thread.
+
+    Its question words count less, the longer the texts are (service/question_words.py).
+    """
 
     def __init__(self, view: View, query: str, k1: float, b: float) -> None:
-        terms, repeats = np.unique(grams([asked_about(query)])[0], return_counts=True)
+        terms, counts = np.unique(grams([query])[0], return_counts=True)
         self._view, self._k1, self._b = view, k1, b
-        self._terms: Rows = terms  # (m,) ascending
-        self._repeats: NDArray[np.float64] = repeats.astype(np.float64)  # (m,)
-        self._length = len(grams([query])[0])  # question words included
+        self._length = int(counts.sum())
+        repeats = counts.astype(np.float64)
+        content = asked_about(query)
+        if content != query:
+            left, often = np.unique(grams([content])[0], return_counts=True)
+            _, here, there = np.intersect1d(terms, left, assume_unique=True, return_indices=True)
+            asking = repeats.copy()
+            asking[here] -= often[there]
+            repeats -= (1 - share_kept(self.length_ratio)) * asking
+        self._terms: Rows = terms[repeats > 0]  # (m,) ascending
+        self._repeats: NDArray[np.float64] = repeats[repeats > 0]  # (m,)
         self._weights: NDArray[np.float64] | None = None  # (m,)
         self._scored: list[tuple[Rows, Scores]] = []  # ascending rows with the scores of all of them
         self._is_whole = False  # these are all the rows there are

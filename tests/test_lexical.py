@@ -4,6 +4,7 @@ import math
 import threading
 import unicodedata
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from hypothesis import strategies as st
 from scripts.training.vocabulary import simplified
 from service import grams
 from service.lexical import LexicalIndex
-from service.question_words import asked_about
+from service.question_words import asked_about, share_kept
 
 K1, B = 1.2, 0.75
 PLAIN = str.maketrans(simplified())
@@ -39,7 +40,16 @@ def rarity(counted: dict[int, Counter[str]]) -> dict[str, float]:
     return {term: math.log(1 + (len(counted) - df + 0.5) / (df + 0.5)) for term, df in frequency.items()}
 
 
-def by_definition(counted: dict[int, Counter[str]], query: Counter[str]) -> dict[int, float]:
+def looked_for(counted: dict[int, Counter[str]], query: str) -> dict[str, float]:
+    """How often a term counts: as it occurs in the query, question words less where texts are long."""
+    whole, content = terms_of(query), terms_of(asked_about(query))
+    mean = max(1, sum(terms.total() for terms in counted.values())) / max(len(counted), 1)
+    share = share_kept(mean / whole.total()) if counted and whole else 1.0
+    counts = {term: times - (1 - share) * (times - content[term]) for term, times in whole.items()}
+    return {term: times for term, times in counts.items() if times > 0}
+
+
+def by_definition(counted: dict[int, Counter[str]], query: Mapping[str, float]) -> dict[int, float]:
     """The positive BM25 scores by row."""
     idf = rarity(counted)
     mean = sum(terms.total() for terms in counted.values()) / max(len(counted), 1)
@@ -60,7 +70,7 @@ def check(index: LexicalIndex, stored: dict[int, str], query: str, k: int, allow
     assert index.rows().tolist() == sorted(stored)
     assert len(index) == len(stored)
     counted = {row: terms_of(text) for row, text in stored.items()}
-    terms = terms_of(asked_about(query))
+    terms = looked_for(counted, query)
     truth, idf = by_definition(counted, terms), rarity(counted)
     some = np.array([*reversed(sorted(stored)), 10**9], np.int64)
     scored = index.scores_for(query, some)

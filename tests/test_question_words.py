@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from service.grams import fold, grams
 from service.lexical import LexicalIndex
-from service.question_words import asked_about
+from service.question_words import asked_about, share_kept
 
 
 @pytest.mark.parametrize(
@@ -52,10 +52,23 @@ def test_terms_are_spelled_as_fold_spells(text: str) -> None:
     assert singles <= set(fold(text))
 
 
+def test_question_words_count_less_the_longer_texts_are() -> None:
+    """They count whole among texts as short as the query, not at all among those eight times as long, and in between between."""
+    assert [share_kept(ratio) for ratio in (0.5, 1.0, 8.0, 30.0)] == [1.0, 1.0, 0.0, 0.0]
+    between = [share_kept(ratio) for ratio in (1.0, 1.5, 2.0, 4.0, 7.9)]
+    assert between == sorted(between, reverse=True)
+    assert share_kept(8**0.5) == pytest.approx(0.5)
+
+
 def test_a_passage_is_found_by_what_is_asked_about() -> None:
-    """Rare question words do not draw a search to the one passage that has them."""
+    """Rare question words do not draw a search to the one passage that has them; among questions they tell what is asked."""
     index = LexicalIndex()
-    passages = ["图书馆早上八点开门", "他什么时候都在说什么，谁知道为什么呢", "食堂中午十一点开门"]
-    index.add(np.arange(3), passages)
+    rest = "，请带好证件，听从工作人员的安排，保持安静，不要奔跑，爱护公共财物，祝您愉快，谢谢您的配合和理解" * 3
+    index.add(
+        np.arange(3), ["图书馆早上八点开门" + rest, "他什么时候都在说什么，谁知道" + rest, "食堂中午十一点开门" + rest]
+    )
     assert index.search(["图书馆什么时候开门"], 1)[1][0].tolist() == [0]
     assert index.scores_for("图书馆什么时候开门", np.array([1]))[0] == 0
+    questions = LexicalIndex()
+    questions.add(np.arange(2), ["图书馆怎么去", "图书馆什么时候开"])
+    assert questions.search(["图书馆什么时候去"], 1)[1][0].tolist() == [1]
