@@ -9,6 +9,8 @@ would depend on its neighbours.
 import logging
 import os
 import warnings
+from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -23,17 +25,21 @@ TOLERANCE = 1e-4
 """Largest difference of a unit vector's entry between the exported graph and torch that an export may show."""
 
 
-SMALL_BATCH_TOKENS = 256
-"""Padded tokens up to which one thread computes a batch: handing a part of so little to another costs more than it saves
-where that core has searches to do."""
+LEAST_PART_TOKENS = 32
+"""Padded tokens of a part of a batch, at least: less costs more to hand to another thread than that saves."""
 
 
 class OnnxForward:
-    """One padded batch through an exported graph; see `models.encoder.Forward`."""
+    """One padded batch through an exported graph; see `models.encoder.Forward`.
+
+    Threads share a batch by its texts, and each computes its part from the first layer to the last. ONNX Runtime's own threads
+    share every operation and wait for each other after it, which for a few short texts takes longer than the operation.
+    """
 
     def __init__(self, graph: Path, threads: int) -> None:
-        self._small = _session(graph, 1)
-        self._large = self._small if threads == 1 else _session(graph, threads)
+        self._session = _session(graph)
+        self._threads = threads
+        self._others = ThreadPoolExecutor(max(1, threads - 1), thread_name_prefix="encoder")  # starts them when needed
 
     def __call__(
         self, ids: NDArray[np.int64], mask: NDArray[np.int64]
@@ -43,13 +49,23 @@ class OnnxForward:
         Raises:
             MemoryError: memory does not suffice for the batch.
         """
-        session = self._small if ids.size <= SMALL_BATCH_TOKENS else self._large
+        count = max(1, min(self._threads, len(ids), ids.size // LEAST_PART_TOKENS))
+        edges = [len(ids) * part // count for part in range(count + 1)]
+        first, *others = [slice(*edge) for edge in pairwise(edges)]
         try:
-            sentences, tokens = session.run(None, {"ids": ids, "mask": mask})
+            elsewhere = [self._others.submit(self._run, ids[part], mask[part]) for part in others]
+            parts = [self._run(ids[first], mask[first]), *(each.result() for each in elsewhere)]
         except Exception as error:  # ONNX Runtime's errors have no class of their own
             if is_memory_short(error):
                 raise MemoryError(f"memory does not suffice for a batch of {ids.shape}") from error
             raise
+        if not others:
+            return parts[0]
+        sentences, tokens = zip(*parts, strict=True)
+        return np.concatenate(sentences), np.concatenate(tokens)
+
+    def _run(self, ids: NDArray[np.int64], mask: NDArray[np.int64]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        sentences, tokens = self._session.run(None, {"ids": ids, "mask": mask})
         return sentences, tokens
 
 
@@ -112,11 +128,9 @@ def _check(forward: OnnxForward, reference: TorchForward, folder: EncoderFolder)
                 raise RuntimeError(f"vectors differ from torch's by {difference:.1e}")
 
 
-def _session(graph: Path, threads: int) -> onnxruntime.InferenceSession:
+def _session(graph: Path) -> onnxruntime.InferenceSession:
+    """Open a graph that is computed by the thread that asks, and by no other; several may ask at the same time."""
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.inter_op_num_threads = 1
-    # Spinning threads starve each other where cores are shared: one busy core made a 70-per-second model do 1.9.
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
     options.log_severity_level = 4  # errors are raised
     return onnxruntime.InferenceSession(str(graph), options, providers=["CPUExecutionProvider"])

@@ -13,7 +13,7 @@ from sentence_transformers import SentenceTransformer
 from transformers import AutoModel, ElectraConfig, ModernBertConfig, PretrainedConfig, RoFormerConfig, XLMRobertaConfig
 
 from conftest import CHARACTERS, write_bert, write_tokenizer
-from models.encoder import Encoder, EncoderNetwork, TorchForward, batches_by_length, choose_device
+from models.encoder import Encoder, EncoderNetwork, TorchForward, batches_by_length, choose_device, pad
 from models.encoder_folder import fingerprint, read_encoder_folder
 from models.onnx_export import onnx_forward
 from models.token_codec import ScaledBytes, TokenIds, token_codec
@@ -112,6 +112,20 @@ def test_onnx_runtime_agrees_with_torch_and_is_cached(model_folder: Path, bert_f
         assert all(np.abs(a - b).max() < 1e-4 for a, b in zip(mine.tokens, theirs.tokens, strict=True))
         onnx_forward(described, tmp_path, threads=1)
         assert graph.stat().st_mtime_ns == written
+
+
+def test_threads_share_a_batch(bert_folder: Path, tmp_path: Path) -> None:
+    """Whichever thread computes which texts, the vectors are those of one thread; a part that fails fails the batch."""
+    described = read_encoder_folder(bert_folder, "mean")
+    alone, shared = (onnx_forward(described, tmp_path, threads) for threads in (1, 3))
+    for count in (1, 2, 3, 7, 40):
+        ids, mask = pad([[2, *range(5, 20 + i % 9), 3] for i in range(count)])
+        for mine, reference in zip(shared(ids, mask), alone(ids, mask), strict=True):
+            assert mine.shape == reference.shape
+            assert np.abs(mine - reference).max(initial=0.0) < 1e-5
+    ids[-1, 1] = 10**6
+    with pytest.raises(Exception, match="out of data bounds"):
+        shared(ids, mask)
 
 
 @pytest.mark.parametrize(
