@@ -73,7 +73,7 @@ def prepare(choices: argparse.Namespace, work: Path) -> Material:
         (work / "tokenizer.part").replace(work / "tokenizer.json")
     tokenizer = Tokenizer.from_file(str(work / "tokenizer.json"))
     ids = tokenize(tokenizer, pairs.texts)
-    training, held = split(pairs, choices.held_out, choices.seed)
+    training, held = split(pairs, choices.held_out, choices.seed, least=choices.held_pairs)
     held_positive = int((held.label == 1).sum())
     say(f"vocabulary {tokenizer.get_vocab_size():,}; held out {len(held.label):,} pairs, {held_positive:,} positive")
     passages = passage_ids = None

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -19,11 +20,20 @@ from models.fusion import SharesByLength
 from scripts.train_simbert import keep_part, run
 from scripts.training.first_vectors import count_neighbours, inverse_document_frequency, ppmi, reduced
 from scripts.training.network import SimBert, bert_config
-from scripts.training.pairs import Sampler, read_pairs, split, tokenize
+from scripts.training.pairs import Pairs, Sampler, read_pairs, split, tokenize
 from scripts.training.passages import cloze
 from scripts.training.start import load_start
 from scripts.training.vocabulary import SPECIALS, build_tokenizer, text_files
 from tiny_training import EVERYTHING, PARAGRAPHS, QUESTIONS, choices, write_corpus
+
+
+def read_back(left: np.ndarray, right: np.ndarray, label: np.ndarray, family: np.ndarray) -> Pairs:
+    """Make pairs of numbered texts with their groups, as reading a file would."""
+    with tempfile.NamedTemporaryFile("w", suffix=".tsv", encoding="utf-8") as file:
+        rows = zip(left.tolist(), right.tolist(), label.tolist(), family.tolist(), strict=True)
+        file.writelines(f"t{a}\tt{b}\t{y}\tfamily{source}\n" for a, b, y, source in rows)
+        file.flush()
+        return read_pairs(Path(file.name))
 
 
 @pytest.fixture(scope="module")
@@ -236,6 +246,24 @@ def test_development_texts_never_occur_in_training(corpus: Path) -> None:
     seen = set(training.left) | set(training.right)
     assert not seen & (set(held.left[asked]) | set(held.right[asked]))
     assert all(held.group[held.left[asked]] == held.group[held.right[asked]])
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.integers(0, 2**32 - 1), st.integers(0, 60), st.sampled_from([0.0, 0.1]))
+def test_every_judged_family_is_held_out_enough(seed: int, least: int, share: float) -> None:
+    """A family with both labels has `least` development pairs, or a tenth of its pairs, and no text of theirs is trained on."""
+    random = np.random.default_rng(seed)
+    left, right = (random.integers(0, 1000, 400) for _ in range(2))
+    label, family = random.integers(0, 2, 400).astype(np.int8), np.sort(random.integers(0, 3, 400))
+    label[family == 2] = 1
+    pairs = read_back(left, right, label, family)
+    training, held = split(pairs, share, seed, largest=40, least=least)
+    for one in (0, 1):
+        wanted = min(least, int((pairs.family == one).sum()) // 10)
+        assert int((held.family == one).sum()) >= wanted
+    positive = held.label == 1
+    texts = set(held.left[positive]) | set(held.right[positive])
+    assert not texts & (set(training.left) | set(training.right))
 
 
 def test_left_out_sources_are_not_read(corpus: Path) -> None:

@@ -155,6 +155,13 @@ def parser(description: str) -> argparse.ArgumentParser:
     add("--hard-ranks", type=int, nargs=2, default=[20, 100], help="ranks that mined texts are drawn from")
     add("--hard-pool", type=int, default=50_000, help="texts that are searched")
     add("--held-out", type=float, default=0.01, help="share of groups kept for development")
+    add(
+        "--held-pairs",
+        type=int,
+        default=0,
+        help="pairs of each family with both labels that are held out at least (or a tenth of it); 300 tell more than one per "
+        "cent of the groups; with --start as the folder was trained",
+    )
     add("--checkpoint-minutes", type=float, default=5.0)
     add("--max-tokens", type=int, default=512, help="serving cuts texts there (moverank.json)")
     add("--weight", type=float, default=0.3, help="of transport against cosine in the fused score (moverank.json)")

@@ -89,17 +89,26 @@ def read_pairs(file: Path, left_out: Sequence[str] = ()) -> Pairs:
     return Pairs(list(rows), a, b, truth, np.array(family, np.int64), list(families), group)
 
 
-def split(pairs: Pairs, share: float, seed: int, largest: int = 40) -> tuple[Pairs, Pairs]:
+def split(pairs: Pairs, share: float, seed: int, largest: int = 40, least: int = 0) -> tuple[Pairs, Pairs]:
     """Split into training and development pairs by whole groups: no development text occurs in training.
 
     About `share` of the groups with a positive pair and at most `largest` texts are held out, and with them every pair (of
-    either label) that touches one of their texts.
+    either label) that touches one of their texts. Of a family with both labels further groups are held out until `least`
+    pairs, or a tenth of the family, are: a rank correlation of fewer pairs is mostly chance.
     """
+    random = np.random.default_rng(seed)
     sizes = np.bincount(pairs.group)
     eligible = np.flatnonzero((sizes > 1) & (sizes <= largest))
-    chosen = np.random.default_rng(seed).random(len(eligible)) < share
+    chosen = random.random(len(eligible)) < share
     held_groups = np.zeros(len(sizes), dtype=bool)
     held_groups[eligible[chosen]] = True
+    for family in np.unique(pairs.judged().family) if least else ():
+        rows = np.flatnonzero(pairs.family == family)
+        left, right = pairs.group[pairs.left[rows]], pairs.group[pairs.right[rows]]
+        missing = min(least, len(rows) // 10) - int((held_groups[left] | held_groups[right]).sum())
+        free = random.permutation(np.intersect1d(left[pairs.label[rows] == 1], eligible[~held_groups[eligible]]))
+        brought = np.bincount(left, minlength=len(sizes)) + np.bincount(right[left != right], minlength=len(sizes))
+        held_groups[free[np.cumsum(brought[free]) - brought[free] < missing]] = True
     held_text = held_groups[pairs.group]
     touched = held_text[pairs.left] | held_text[pairs.right]
     # A negative may join a held-out text and a training one: the pair is development, and so the training text is seen
