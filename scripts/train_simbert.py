@@ -184,6 +184,7 @@ def _run(choices: argparse.Namespace, processes: Processes, device: torch.device
     if not processes.is_first:
         processes.wait()  # until the first one has left everything in the work folder
     material = prepare(choices, work)
+    first = None if choices.start is not None else first_vectors(choices, work, material)
     if processes.is_first:
         processes.wait()
     search = question_search(material.held, material.training, 2_000, 10_000, choices.seed)
@@ -204,10 +205,10 @@ def _run(choices: argparse.Namespace, processes: Processes, device: torch.device
     network = SimBert(config, choices.dim, len(material.training.families), choices.embedding_noise)
     if choices.gradient_checkpointing:
         network.keep_less()
-    if choices.start is not None:
+    if first is None:
         load_start(network, choices.start)
     else:
-        network.start_from(*first_vectors(choices, work, material))
+        network.start_from(*first)
     network.to(device)
     checkpoint, rows = work / "checkpoint.pt", list[dict[str, float | str]]()
     for stage in choices.stages:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from scripts.train_simbert import mined, prepare, run, sources
+from scripts.train_simbert import first_vectors, mined, prepare, run, sources
 from scripts.training.choices import recipe
 from scripts.training.learning_rates import optimiser
 from scripts.training.network import SimBert, bert_config
@@ -36,7 +36,8 @@ def gradients(corpus: Path, folder: Path, processes: Processes) -> dict[str, tor
     (folder / "prepared").mkdir(exist_ok=True)
     if not processes.is_first:
         processes.wait()
-    material, vectors, weights = prepare(chosen, folder / "prepared")
+    material = prepare(chosen, folder / "prepared")
+    vectors, weights = first_vectors(chosen, folder / "prepared", material)
     if processes.is_first:
         processes.wait()
     torch.manual_seed(0)
