@@ -344,7 +344,7 @@ def test_a_thread_that_dies_is_replaced_and_everybody_is_answered(
 
 def test_a_forward_that_hangs_is_given_up(watched: Encoder, forward: WatchedForward) -> None:
     """Its caller gets an error in time, those behind it their vectors from another thread; what comes back late confuses none."""
-    queue = EncodeQueue(watched, 64, 1_000, 100_000, max_forward_s=0.4)
+    queue = EncodeQueue(watched, 64, 1_000, 100_000, max_forward_s=2.0)
     first = hold(queue, forward)
     behind = queue.submit(queue.encoder.tokenize(["还款"]), "interactive")
     job = queue.submit(queue.encoder.tokenize(["还"]), "bulk", is_limited=False)
@@ -373,10 +373,14 @@ def test_forwards_that_all_hang_end_the_waiting(watched: Encoder, forward: Watch
         queue.submit(queue.encoder.tokenize(["还"]), "interactive")
     forward.door.set()
     give_up_at = time.monotonic() + PATIENCE_S
-    while queue.is_beyond_repair:
-        assert time.monotonic() < give_up_at
-        time.sleep(0.01)
-    queue.submit(queue.encoder.tokenize(["还"]), "interactive").result(PATIENCE_S)
+    while True:  # a busy machine can make a whole forward look as if it hung: who is told to try again does
+        try:
+            queue.submit(queue.encoder.tokenize(["还"]), "interactive").result(PATIENCE_S)
+            break
+        except NotReady:
+            assert time.monotonic() < give_up_at
+            time.sleep(0.01)
+    assert not queue.is_beyond_repair
     queue.close()
 
 
