@@ -71,5 +71,6 @@ def is_fresh(factory: str, trained_on: int, vectors: int) -> bool:
 
 
 def reason(error: RuntimeError) -> str:
-    """Return what FAISS said, without the place in its source."""
-    return str(error).rpartition("Error: ")[2].strip()
+    """Return what FAISS said, without the place in its source ("Error in … at …/index_factory.cpp:1228: …")."""
+    said = re.sub(r"^Error in .*? at \S+:\d+:\s*", "", str(error), flags=re.DOTALL)
+    return said.rpartition("Error: ")[2].strip()

@@ -87,7 +87,7 @@ class Library:
                 manifest = new_manifest(fingerprint, dim, codec, index)
                 collection = Collection.create(self._folder / name, manifest, self._device)
             except ValueError as error:
-                raise InvalidRequest(f"index {index!r} is not possible: {error}") from error
+                raise InvalidRequest(str(error)) from error
             self._collections[name] = collection
             return collection, True
 

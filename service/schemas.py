@@ -123,6 +123,12 @@ class SearchBody(Body):
     weight: float | None = Field(
         None, ge=0.0, le=1.0, description="0: cosine alone, 1: transport alone; default from the model card."
     )
+    lexical_weight: float | None = Field(
+        None,
+        ge=0.0,
+        le=1.0,
+        description="Share of BM25 in what is not transport; default 0 where `weight` is given, else from the model card.",
+    )
     solver: Literal["exact", "sinkhorn"] = Field(
         "exact", description="sinkhorn: nearly, many problems at once, with the largest error in the certificate."
     )
@@ -188,7 +194,7 @@ class SearchResults(BaseModel):
 
     results: list[QueryResult]
     partial: bool = Field(description="Whether the deadline came before everything was done.")
-    took_ms: dict[str, float]
+    took_ms: dict[str, float | None] = Field(description="Of each stage, null where it did not run, and in total.")
 
 
 class SimilarityBody(Body):

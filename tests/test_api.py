@@ -5,6 +5,7 @@ import lzma
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from itertools import product
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -301,15 +302,28 @@ def test_hits_are_sorted_by_score_and_stages_that_did_not_run_are_null(
 
 
 def test_weight_goes_from_cosine_to_transport(client: TestClient) -> None:
-    """At weight 0 the score is the cosine, at 1 it is 1 - WRD, between it is their mixture."""
-    for weight in (0.0, 0.25, 1.0):
-        for hit in hits_of(client, "花呗提额度", retrieve="vector", weight=weight):
+    """At weight 0 the score is the cosine, at 1 it is 1 - WRD, between it is their mixture, whoever proposes candidates."""
+    for weight, retrieve in product((0.0, 0.25, 1.0), ("vector", "lexical", "hybrid")):
+        hits = hits_of(client, "花呗提额度", retrieve=retrieve, weight=weight)
+        assert hits
+        for hit in hits:
             assert hit["score"] == pytest.approx((1 - weight) * hit["cosine"] + weight * (1 - hit["wrd"]), abs=1e-6)
+
+
+def test_a_share_of_bm25_can_be_asked_for(client: TestClient) -> None:
+    """It is the share of what is not transport; where BM25 is not computed, asking for it is an error."""
+    (most,) = hits_of(client, "花呗提额度", weight=0.0, lexical_weight=1.0, top_k=1)
+    for hit in hits_of(client, "花呗提额度", weight=0.2, lexical_weight=0.5):
+        words = hit["bm25"] * most["score"] / most["bm25"]
+        first = 0.5 * hit["cosine"] + 0.5 * words
+        assert hit["score"] == pytest.approx(0.8 * first + 0.2 * (1 - hit["wrd"]), abs=1e-5)
+    refused = {"query": "a", "retrieve": "vector", "lexical_weight": 0.5}
+    assert_error(client.post("/v1/collections/faq/search", json=refused), 422, "validation", "lexical_weight")
 
 
 def test_the_defaults_come_from_the_model_card(client: TestClient) -> None:
     """A search that leaves retrieve and weight out is the search with the card's."""
-    assert hits_of(client, "怎么查询") == hits_of(client, "怎么查询", retrieve="hybrid", weight=0.6)
+    assert hits_of(client, "怎么查询") == hits_of(client, "怎么查询", retrieve="hybrid", weight=0.6, lexical_weight=0.3)
     (model,) = client.get("/info").json()["models"]
     assert (model["retrieve"], model["weight"], model["lexical_weight"]) == ("hybrid", 0.6, 0.3)
 
@@ -456,8 +470,15 @@ def test_a_search_that_cannot_end_in_time_says_partial(tmp_path: Path, model_fol
         assert found["partial"] is True
         assert [result["hits"] for result in found["results"]] == [[], []]
         assert found["took_ms"]["total"] < 10_000
+        assert (found["took_ms"]["retrieve"], found["took_ms"]["rerank"]) == (None, None)
         occupying.cancel()
         assert search(client)["partial"] is False
+
+
+def test_a_bad_text_of_a_pair_is_named(client: TestClient) -> None:
+    """The error says which pair and which of its texts."""
+    answer = client.post("/v1/similarity", json={"pairs": [["花呗", "借呗"], ["还款", " "]]})
+    assert_error(answer, 422, "validation", "pairs[1][1]", "empty")
 
 
 def test_similarity_has_the_measures_asked_for(client: TestClient) -> None:

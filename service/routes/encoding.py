@@ -39,16 +39,16 @@ async def read_texts(
     return await in_pool(request, runtime.search_pool, given_texts, *arguments)
 
 
-def check_faults(given: GivenTexts, what: str) -> None:
-    """Refuse a request of which a text cannot be used.
+def check_faults(given: GivenTexts, what: str | Callable[[int], str]) -> None:
+    """Refuse a request of which a text cannot be used; ``what`` names the texts, or each of them.
 
     Raises:
         InvalidRequest: names the first such text and what is wrong with it.
     """
     if given.faults:
         first = min(given.faults)
-        where = f"{what}[{first}]" if len(given.texts) > 1 else what
-        raise InvalidRequest(f"{where}: {given.faults[first]}", param=what)
+        where = what(first) if callable(what) else f"{what}[{first}]" if len(given.texts) > 1 else what
+        raise InvalidRequest(f"{where}: {given.faults[first]}", param=None if callable(what) else what)
 
 
 def check_lengths(given: GivenTexts, what: str | Callable[[int], str], advice: str, max_tokens: int) -> None:

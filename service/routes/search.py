@@ -1,7 +1,7 @@
 """Search and pair similarity."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from fastapi import APIRouter, Request, Response
@@ -62,7 +62,7 @@ async def post_search(request: Request, runtime: Ready, name: str, body: SearchB
         ],
         "partial": any(answer.is_partial for answer in answers),
     }
-    return _timed(content, timings)
+    return _timed(content, timings, ("queue", "encode", "retrieve", "rerank"))
 
 
 @router.post("/similarity", response_model=SimilarityResults)
@@ -73,7 +73,9 @@ async def post_similarity(request: Request, runtime: Ready, body: SimilarityBody
     texts = [text for pair in body.pairs for text in pair]
     deadline = time.monotonic() + (body.timeout_ms or runtime.settings.default_timeout_ms) / 1e3
     with runtime.gate.enter(1):
-        truncated, encoded = await _encoded(request, runtime, texts, "pairs", deadline, timings)
+        truncated, encoded = await _encoded(
+            request, runtime, texts, lambda i: f"pairs[{i // 2}][{i % 2}]", deadline, timings
+        )
         if encoded is None:
             either = [first or second for first, second in zip(truncated[::2], truncated[1::2], strict=True)]
             compared, is_partial = [PairSimilarity(None, None, None, is_cut, None) for is_cut in either], True
@@ -87,7 +89,12 @@ async def post_similarity(request: Request, runtime: Ready, body: SimilarityBody
 
 
 async def _encoded(
-    request: Request, runtime: Runtime, texts: Sequence[str], what: str, deadline: float, timings: Timings
+    request: Request,
+    runtime: Runtime,
+    texts: Sequence[str],
+    what: str | Callable[[int], str],
+    deadline: float,
+    timings: Timings,
 ) -> tuple[list[bool], list[EncodedText] | None]:
     """Tokenize and encode texts; return which are truncated and, unless the deadline came first, their vectors."""
     given = await read_texts(request, runtime, texts)
@@ -115,6 +122,11 @@ def _options(body: SearchBody, runtime: Runtime) -> SearchOptions:
         raise InvalidRequest('masses are what transport moves: set rerank to "wrd" or "wmd"')
     if body.solver != "exact" and body.rerank == "none":
         raise InvalidRequest('a solver is for transport problems: set rerank to "wrd" or "wmd"')
+    retrieve = body.retrieve or defaults.retrieve
+    if body.lexical_weight is not None and retrieve == "vector":
+        raise InvalidRequest('lexical_weight is the share of BM25: set retrieve to "hybrid" or "lexical"')
+    # A weight that is given stands between cosine and transport alone, unless BM25's share is given, too.
+    lexical_weight = 0.0 if body.weight is not None and body.lexical_weight is None else body.lexical_weight
     try:
         conditions = tuple(parse_filter(body.filter, settings.max_filter_terms)) if body.filter else ()
     except ValueError as error:
@@ -122,14 +134,14 @@ def _options(body: SearchBody, runtime: Runtime) -> SearchOptions:
     return SearchOptions(
         top_k=top_k,
         candidates=candidates,
-        retrieve=body.retrieve or defaults.retrieve,
+        retrieve=retrieve,
         rerank=body.rerank,
         weight=defaults.weight,
         lexical_weight=defaults.lexical_weight,
         scope=body.scope,
         conditions=conditions,
         explain=body.explain,
-        shares=defaults.shares.fixed(body.weight, None),
+        shares=defaults.shares.fixed(body.weight, lexical_weight),
         masses=body.masses,
         solver=body.solver,
     )
@@ -183,6 +195,7 @@ def _alignment(alignment: Alignment | None) -> dict[str, Any] | None:
     return None if alignment is None else alignment._asdict()
 
 
-def _timed(content: dict[str, Any], timings: Timings) -> Response:
+def _timed(content: dict[str, Any], timings: Timings, stages: Sequence[str] = ()) -> Response:
+    """Answer with how long the stages took; one of `stages` that did not run is null."""
     took = timings.total()
-    return json_response({**content, "took_ms": took}, headers=timing_header(took))
+    return json_response({**content, "took_ms": {**dict.fromkeys(stages), **took}}, headers=timing_header(took))

@@ -132,7 +132,7 @@ function proof(answer, result, state) {
 }
 
 function took(stages) {
-  const parts = Object.entries(stages).filter(([name]) => name !== "total");
+  const parts = Object.entries(stages).filter(([name, ms]) => name !== "total" && ms !== null);
   const title = parts.map(([name, ms]) => `${say(`took.${name}`)} ${ms.toFixed(1)} ms`).join(" · ");
   return el("span", { title }, `${stages.total.toFixed(1)} ms`);
 }

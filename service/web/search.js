@@ -90,7 +90,10 @@ export function showSearch(root, given) {
   function body(changes = {}) {
     const wanted = { query: state.q.trim(), top_k: Number(state.k), candidates: Number(state.candidates), rerank: state.rerank };
     if (state.retrieve) wanted.retrieve = state.retrieve;
-    if (state.weight !== null && state.rerank !== "none") wanted.weight = Number(state.weight);
+    if (state.weight !== null && state.rerank !== "none") {
+      wanted.weight = Number(state.weight);
+      if ((state.retrieve || limits.retrieve) !== "vector") wanted.lexical_weight = limits.lexical_weight;
+    }
     if (state.scope === "corpus") wanted.scope = "corpus";
     if (state.filter) wanted.filter = JSON.parse(state.filter);
     return { ...wanted, ...changes };
@@ -117,7 +120,7 @@ export function showSearch(root, given) {
       if (state.rerank === "none" || !result.hits.length) return;
       // Where each hit stood before transport had its say: the same search without it.
       const most = Math.min(Number(state.candidates), limits.max_top_k ?? 100);
-      const first = await post(route, body({ rerank: "none", top_k: Math.max(most, 1), weight: undefined, scope: undefined }), mine.signal);
+      const first = await post(route, body({ rerank: "none", top_k: Math.max(most, 1), weight: undefined, lexical_weight: undefined, scope: undefined }), mine.signal);
       showRanks(new Map(first.results[0].hits.map((hit, i) => [hit.id, i + 1])));
     } catch (error) {
       if (error.name === "AbortError") return;
@@ -221,7 +224,8 @@ export function showSearch(root, given) {
     try {
       const [list, info] = await Promise.all([call("GET", "/v1/collections", undefined, leaving.signal), get("/info", leaving.signal)]);
       collections = list.collections;
-      limits = { ...info.limits, weight: info.models[0]?.weight, retrieve: info.models[0]?.retrieve };
+      const { weight, lexical_weight, retrieve } = info.models[0] ?? {};
+      limits = { ...info.limits, weight, lexical_weight, retrieve };
     } catch (error) {
       if (error.name !== "AbortError") put(results, el("div", { class: "empty bad" }, el("p", {}, error.message || say("banner.away"))));
       return;
