@@ -82,7 +82,7 @@ class Graph:
             NotFound: the graph was deleted meanwhile.
         """
         with self._changing:
-            self._check_not_retired()
+            self.check_exists()
             view, effective = self._view.after(changes)
             if effective:
                 self._last_change = self._log.append(effective)
@@ -119,7 +119,7 @@ class Graph:
             try:
                 self._write_generation(builder, job, check)
             except FileNotFoundError:
-                self._check_not_retired()  # its folder is gone because the graph was deleted
+                self.check_exists()  # its folder is gone because the graph was deleted
                 raise
             finally:
                 builder.discard()
@@ -128,7 +128,7 @@ class Graph:
         self, builder: FactsBuilder, job: tuple[str, dict[str, Any]] | None, check: Callable[[], None] | None
     ) -> None:
         with self._changing:
-            self._check_not_retired()
+            self.check_exists()
             view, last = self._view, self._last_change
         manifest = view.facts.manifest
         jobs = {**manifest["jobs"], **({} if job is None else {job[0]: job[1]})}
@@ -138,7 +138,7 @@ class Graph:
         if check is not None:
             check()
         with self._changing:
-            self._check_not_retired()
+            self.check_exists()
             number = self._number + 1
             builder.folder.rename(self.folder / _folder_name(number))
             fsync_folder(self.folder)
@@ -154,7 +154,7 @@ class Graph:
         Raises:
             NotFound: the graph was deleted meanwhile.
         """
-        self._check_not_retired()
+        self.check_exists()
         return FactsBuilder(self.folder / f".new-{uuid.uuid4().hex}", check)
 
     def job_record(self, job: str) -> dict[str, Any] | None:
@@ -184,7 +184,8 @@ class Graph:
         self._changes = len(changes)
         self._view, _ = GraphView(facts, self._spelling).after(changes)
 
-    def _check_not_retired(self) -> None:
+    def check_exists(self) -> None:
+        """Raise NotFound where the graph was deleted or closed."""
         if self._is_retired:
             raise NotFound("the graph was deleted meanwhile")
 
