@@ -98,7 +98,7 @@ def create_app(settings: Settings, tracer: Tracer | None = None) -> FastAPI:
     for path, operations_of_path in app.openapi()["paths"].items():
         for method in operations_of_path:
             app.state.metrics.route(path, method.upper())
-    app.add_middleware(DirectMiddleware, routes=openai.direct, answer=_answer_over)
+    app.add_middleware(DirectMiddleware, routes=openai.direct | search.direct, answer=_answer_over)
     app.add_middleware(AccessMiddleware, access=access)
     if origins:
         app.add_middleware(

@@ -9,7 +9,7 @@ import pytest
 from starlette.testclient import TestClient
 
 from live_service import client_of
-from service.routes import openai
+from service.routes import openai, search
 from service.settings import Settings
 
 JSON = {"Content-Type": "application/json"}
@@ -18,6 +18,38 @@ GOOD: list[Any] = [
     {"input": ["花呗怎么还款", "怎么还花呗", "花" * 30], "model": "x", "user": "y", "unknown": 1},
     {"input": "花", "encoding_format": "base64"},
     {"input": "花" * 3_000, "truncate": True},
+]
+DOCUMENTS = [
+    {"id": str(number), "text": text, "metadata": {"number": number}}
+    for number, text in enumerate(["花呗怎么还款", "怎么还花呗", "信用卡额度", "借呗", "花呗提额度", "还款日"])
+]
+SEARCH, PAIRS, NOWHERE = "/v1/collections/faq/search", "/v1/similarity", "/v1/collections/no.where/search"
+ASKED: list[tuple[str, Any]] = [
+    (SEARCH, {"query": "还花呗"}),
+    (SEARCH, {"query": ["花呗", "额度"], "top_k": 2, "rerank": "wmd", "weight": 0.5, "explain": True}),
+    (SEARCH, {"query": "花", "retrieve": "vector", "rerank": "none", "filter": {"number": {"gte": 2}}}),
+    (SEARCH, {"query": "花", "scope": "corpus"}),
+    (SEARCH, {"query": ""}),
+    (SEARCH, {"query": []}),
+    (SEARCH, {"query": 1}),
+    (SEARCH, {"query": "花", "top_k": "2"}),
+    (SEARCH, {"query": "花", "topk": 2}),
+    (SEARCH, {"query": "花", "top_k": 10**9}),
+    (SEARCH, {"query": "花", "filter": {"a": {"b": 1}}}),
+    (SEARCH, {"query": "花", "timeout_ms": 0}),
+    (SEARCH, [{"query": "花"}]),
+    (SEARCH, {"query": ["花"] * 500}),
+    (NOWHERE, {"query": "花"}),
+    (NOWHERE, {}),
+    ("/v1/collections/faq%2Fsearch/search", {"query": "花"}),
+    ("/v1/collections/%66aq/search", {"query": "花"}),
+    ("/v1/collections/faq/search/", {"query": "花"}),
+    ("/v1/collections//search", {"query": "花"}),
+    (PAIRS, {"pairs": [["花呗", "借呗"], ["花", "花"]], "explain": True}),
+    (PAIRS, {"pairs": [["花呗", "借呗"]], "measures": ["wrd"]}),
+    (PAIRS, {"pairs": [["花呗"]]}),
+    (PAIRS, {"pairs": [["花呗", ""]]}),
+    (PAIRS, {"pairs": [["花呗", "借呗"]], "weight": 1}),
 ]
 REFUSED: list[Any] = [
     {},
@@ -46,7 +78,10 @@ def _ways(tmp_path_factory: pytest.TempPathFactory, model_folder: Path) -> Itera
 
     with client_of(given("short")) as short, pytest.MonkeyPatch.context() as patch:
         patch.setattr(openai, "direct", {})
+        patch.setattr(search, "direct", {})
         with client_of(given("long")) as long:
+            for client in (short, long):
+                client.post("/v1/collections/faq/documents", json={"documents": DOCUMENTS})
             yield short, long
 
 
@@ -54,6 +89,7 @@ def said(client: TestClient, content: bytes, headers: dict[str, str], path: str 
     """Everything of an answer that does not change from one time to the next."""
     answer = client.post(path, content=content, headers=headers)
     body = answer.json()
+    body.pop("took_ms", None) if isinstance(body, dict) else None
     changing = ("x-request-id", "server-timing", "content-length")
     stages = [stage.partition(";")[0] for stage in answer.headers.get("server-timing", "").split(", ")]
     return answer.status_code, body, stages, {k: v for k, v in answer.headers.items() if k not in changing}
@@ -68,6 +104,16 @@ def test_both_ways_say_the_same(ways: tuple[TestClient, TestClient], body: Any, 
     assert (short[0] == 200) == (body in GOOD)
 
 
+@pytest.mark.parametrize(("path", "body"), ASKED, ids=str)
+def test_both_ways_say_the_same_of_searches_and_pairs(
+    ways: tuple[TestClient, TestClient], path: str, body: Any
+) -> None:
+    """Hits, scores, certificates, distances and refusals agree, and so do paths that look like one of a collection."""
+    short, long = (said(client, json.dumps(body).encode(), JSON, path) for client in ways)
+    assert short == long
+
+
+@pytest.mark.parametrize("path", ["/v1/embeddings", SEARCH, PAIRS])
 @pytest.mark.parametrize(
     ("content", "headers"),
     [
@@ -85,10 +131,10 @@ def test_both_ways_say_the_same(ways: tuple[TestClient, TestClient], body: Any, 
     ids=lambda given: str(given)[:30],
 )
 def test_both_ways_say_the_same_of_what_is_no_json(
-    ways: tuple[TestClient, TestClient], content: bytes, headers: dict[str, str]
+    ways: tuple[TestClient, TestClient], content: bytes, headers: dict[str, str], path: str
 ) -> None:
     """Broken bodies, other content types and bodies that are too large are answered as the ordinary way answers them."""
-    short, long = (said(client, content, headers) for client in ways)
+    short, long = (said(client, content, headers, path) for client in ways)
     assert short == long
 
 

@@ -1,19 +1,19 @@
 """The short way to the routes that are asked most often for least: past FastAPI to the same function.
 
-Finding a route among dozens, solving its dependencies and reading its body cost FastAPI more than the network needs for a
-short text. A request that is surely well-formed (a known path, JSON in one piece, a body that validates) needs none of it: its
-body is validated here by the same model and handed to the route's own function. Everything else takes the ordinary way, so that
-what is wrong with a request is found and said in one place.
+Finding a route among dozens, solving its dependencies and reading its body cost FastAPI as much as the network needs for a
+short text, and the interpreter's lock meanwhile, which searches want. A request that is surely well-formed (a known path, JSON
+in one piece, a body that validates) needs none of it: its body is validated here by the same model and handed to the route's
+own function. Everything else takes the ordinary way, so that what is wrong with a request is found and said in one place.
 """
 
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from typing import Any, NamedTuple
 
 import orjson
-from fastapi import APIRouter, Request, Response
+from fastapi import APIRouter, Response
 from fastapi.routing import APIRoute
+from pydantic import BaseModel
 
-from service.dialect_schemas import DialectBody
 from service.errors import ServiceError
 from service.routes.calls import LimitedRequest
 from service.runtime import Runtime
@@ -23,7 +23,8 @@ Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 Answer = Callable[[ServiceError, Scope, Receive, Send], Awaitable[None]]
-Endpoint = Callable[[Request, Runtime, Any], Awaitable[Response]]
+Endpoint = Callable[..., Awaitable[Response]]
+"""A route's function of ``request``, ``runtime``, ``body`` and the names in its path, which are strings."""
 
 
 class DirectRoute(NamedTuple):
@@ -31,11 +32,11 @@ class DirectRoute(NamedTuple):
 
     route: APIRoute  # under whose name the request is logged and counted
     endpoint: Endpoint
-    body: type[DialectBody]
+    body: type[BaseModel]
 
 
-def direct_routes(router: APIRouter, endpoint: Endpoint, body: type[DialectBody]) -> dict[str, DirectRoute]:
-    """Return the routes of a function by their paths."""
+def direct_routes(router: APIRouter, endpoint: Endpoint, body: type[BaseModel]) -> dict[str, DirectRoute]:
+    """Return the routes of a function by their paths, which may have names in braces."""
     routes = [route for route in router.routes if isinstance(route, APIRoute) and route.endpoint is endpoint]
     return {route.path: DirectRoute(route, endpoint, body) for route in routes}
 
@@ -46,12 +47,14 @@ class DirectMiddleware:
     def __init__(self, app: App, routes: Mapping[str, DirectRoute], answer: Answer) -> None:
         """Stand before an application; ``answer`` answers with an error."""
         self._app = app
-        self._routes = routes
+        self._routes = {path: route for path, route in routes.items() if "{" not in path}
+        self._named = [route for path, route in routes.items() if "{" in path]
         self._answer = answer
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request, or pass it on as if nobody had looked at it."""
-        route = self._routes.get(scope["path"]) if scope["type"] == "http" and scope["method"] == "POST" else None
+        is_post = scope["type"] == "http" and scope["method"] == "POST"
+        route, names = self._find(scope["path"]) if is_post else (None, {})
         runtime: Runtime | None = None if route is None else scope["app"].state.runtime
         if route is None or runtime is None or not _is_json(scope["headers"]):
             await self._app(scope, receive, send)
@@ -61,13 +64,23 @@ class DirectMiddleware:
         if body is None:
             await self._app(scope, _beginning_with(first, receive), send)
             return
-        scope["route"] = route.route
+        scope["route"], scope["path_params"] = route.route, names
         try:
-            response = await route.endpoint(LimitedRequest(scope, receive), runtime, body)
+            response = await route.endpoint(request=LimitedRequest(scope, receive), runtime=runtime, body=body, **names)
         except ServiceError as error:
             await self._answer(error, scope, receive, send)
         else:
             await response(scope, receive, send)
+
+    def _find(self, path: str) -> tuple[DirectRoute | None, dict[str, str]]:
+        """Return the route of a path and the names in it."""
+        if path in self._routes:
+            return self._routes[path], {}
+        for route in self._named:
+            found = route.route.path_regex.match(path)
+            if found:
+                return route, found.groupdict()
+        return None, {}
 
 
 def _is_json(headers: list[tuple[bytes, bytes]]) -> bool:
@@ -75,7 +88,7 @@ def _is_json(headers: list[tuple[bytes, bytes]]) -> bool:
     return len(kinds) == 1 and kinds[0].partition(b";")[0] == b"application/json"
 
 
-def _read(body: type[DialectBody], message: Mapping[str, Any], max_bytes: int) -> DialectBody | None:
+def _read(body: type[BaseModel], message: Mapping[str, Any], max_bytes: int) -> BaseModel | None:
     """Return the validated body of a request that came in one piece; None where anything is unusual."""
     content = message.get("body", b"")
     if message["type"] != "http.request" or message.get("more_body") or len(content) > max_bytes:

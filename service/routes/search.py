@@ -12,6 +12,7 @@ from service.errors import InvalidRequest
 from service.filters import parse_filter
 from service.observability import note
 from service.routes.calls import JsonRoute, Ready, in_pool, json_response, timing_header, until_encoded
+from service.routes.direct import direct_routes
 from service.routes.encoding import check_faults, read_texts
 from service.runtime import Runtime
 from service.schemas import SearchBody, SearchResults, SimilarityBody, SimilarityResults
@@ -86,6 +87,10 @@ async def post_similarity(request: Request, runtime: Ready, body: SimilarityBody
     timings.lap("rerank")
     note(request.scope, texts=len(texts), partial=is_partial)
     return _timed({"results": [_pair(pair) for pair in compared], "partial": is_partial}, timings)
+
+
+direct = direct_routes(router, post_search, SearchBody) | direct_routes(router, post_similarity, SimilarityBody)
+"""Routes that are asked past FastAPI."""
 
 
 async def _encoded(
