@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 
 from service.errors import NotFound
 from service.filters import Condition, attribute_values
+from service.joined_rows import joined_rows
 
 SCHEMA = """
 CREATE TABLE manifest (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
@@ -88,28 +89,25 @@ class ReadView:
 
     def documents(self, rows: Sequence[int]) -> dict[int, Document]:
         """Return documents by row; rows that do not exist are left out."""
-        found = _select(self._connection, "SELECT row, id, text, metadata FROM documents WHERE row IN (%s)", rows)
-        return {row: _document(rest) for row, *rest in found}
+        found = joined_rows(self._connection, "documents", ("id", "text", "metadata"), rows)
+        return {
+            row: Document(id.decode(), text.decode(), orjson.loads(rest)) for row, (id, text, rest) in found.items()
+        }
 
     def tokens(self, rows: Sequence[int]) -> tuple[list[str], list[bytes]]:
         """Return the ids and the packed token vectors of the rows, in their order."""
-        found = {
-            row: rest
-            for row, *rest in _select(
-                self._connection, "SELECT row, id, tokens FROM token_vectors WHERE row IN (%s)", rows
-            )
-        }
-        return [found[row][0] for row in rows], [found[row][1] for row in rows]
+        found = joined_rows(self._connection, "token_vectors", ("id", "tokens"), rows)
+        return [found[row][0].decode() for row in rows], [found[row][1] for row in rows]
 
     def ids(self, rows: Sequence[int]) -> list[str]:
         """Return the ids of the rows, in their order."""
-        found = dict(_select(self._connection, "SELECT row, id FROM documents WHERE row IN (%s)", rows))
-        return [found[row] for row in rows]
+        found = joined_rows(self._connection, "documents", ("id",), rows)
+        return [found[row][0].decode() for row in rows]
 
     def sentences(self, rows: Sequence[int]) -> NDArray[np.float32]:
         """Return the sentence vectors (n, dim) of the rows, in their order."""
-        found = dict(_select(self._connection, "SELECT row, vector FROM sentence_vectors WHERE row IN (%s)", rows))
-        return np.frombuffer(b"".join(found[row] for row in rows), dtype="<f4").reshape(-1, self._dim)
+        found = joined_rows(self._connection, "sentence_vectors", ("vector",), rows)
+        return np.frombuffer(b"".join(found[row][0] for row in rows), dtype="<f4").reshape(-1, self._dim)
 
     def rows(self) -> NDArray[np.int64]:
         """Return all rows in increasing order."""

@@ -26,6 +26,15 @@ def usable_cores() -> int:
     return max(1, cores)
 
 
+def search_cores() -> int:
+    """Return how many searches run beside each other best: half as many as there are cores, and no more than four.
+
+    A search is a few hundred short calls into NumPy, each of which hands over the interpreter's lock; more threads hand it around
+    more than they compute, and the encoder wants a core, too.
+    """
+    return min(4, max(1, usable_cores() // 2))
+
+
 class Settings(BaseSettings):
     """The settings of one service process."""
 
@@ -59,7 +68,7 @@ class Settings(BaseSettings):
         description="Cores that one forward, one FAISS call and one BLAS call may use.",
     )
     search_threads: int = Field(
-        default_factory=usable_cores,
+        default_factory=search_cores,
         ge=1,
         le=256,
         description="Searches (candidates and rerank) that run at the same time.",
