@@ -77,8 +77,9 @@ def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     for _ in range(options.rounds):
         for replicas in options.replicas:
             with ExitStack() as stack:
-                threads = str(max(1, cores // replicas))
-                os.environ["MOVERANK_THREADS"] = os.environ["MOVERANK_SEARCH_THREADS"] = threads
+                threads = max(1, cores // replicas)
+                os.environ["MOVERANK_THREADS"] = str(threads)
+                os.environ["MOVERANK_SEARCH_THREADS"] = str(min(4, max(1, threads // 2)))  # as the service would choose
                 running = []
                 for number in range(replicas):
                     copied = folder / f"{replicas}-{number}"
