@@ -17,7 +17,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from service.settings import WEIGHTS, Settings
+from service.settings import WEIGHTS, Settings, search_cores
 
 README = Path(__file__).resolve().parent.parent / "README.md"
 COMMAND = re.compile(r"```console\n\$ (?P<command>.*?)```\n\n(?P<shown>OUTPUT:\w+\n|```\w*\n.*?```\n)", re.DOTALL)
@@ -83,7 +83,7 @@ def settings_table() -> str:
 
 def _default(name: str, field: Any) -> str:
     if field.default_factory is not None:
-        return "cores at hand"
+        return "half the cores, at most 4" if field.default_factory is search_cores else "cores at hand"
     value = field.get_default()
     if isinstance(value, Path) and value.parent == WEIGHTS:
         return f"the bundled `{value.name}`"

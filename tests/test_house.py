@@ -22,7 +22,12 @@ DOORS = {
     "starlette": {"service/app.py", "service/routes/"},
     "sse_starlette": {"service/routes/"},
     "uvicorn": {"service/cli.py", "service/connections.py"},
-    "sqlite3": {"service/documents.py", "service/jobs.py", "service/graph_changes.py"},
+    "sqlite3": {
+        "service/documents.py",
+        "service/joined_rows.py",
+        "service/jobs.py",
+        "service/graph_changes.py",
+    },
     "pydantic_settings": {"service/settings.py"},
     "pydantic": {
         "service/schemas.py",

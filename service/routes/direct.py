@@ -12,17 +12,19 @@ from typing import Any, NamedTuple
 import orjson
 from fastapi import APIRouter, Response
 from fastapi.routing import APIRoute
-from pydantic import BaseModel
 
+from service.dialect_schemas import DialectBody
 from service.errors import ServiceError
 from service.routes.calls import LimitedRequest
 from service.runtime import Runtime
+from service.schemas import Body
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 Answer = Callable[[ServiceError, Scope, Receive, Send], Awaitable[None]]
+AnyBody = Body | DialectBody
 Endpoint = Callable[..., Awaitable[Response]]
 """A route's function of ``request``, ``runtime``, ``body`` and the names in its path, which are strings."""
 
@@ -32,10 +34,10 @@ class DirectRoute(NamedTuple):
 
     route: APIRoute  # under whose name the request is logged and counted
     endpoint: Endpoint
-    body: type[BaseModel]
+    body: type[AnyBody]
 
 
-def direct_routes(router: APIRouter, endpoint: Endpoint, body: type[BaseModel]) -> dict[str, DirectRoute]:
+def direct_routes(router: APIRouter, endpoint: Endpoint, body: type[AnyBody]) -> dict[str, DirectRoute]:
     """Return the routes of a function by their paths, which may have names in braces."""
     routes = [route for route in router.routes if isinstance(route, APIRoute) and route.endpoint is endpoint]
     return {route.path: DirectRoute(route, endpoint, body) for route in routes}
@@ -88,7 +90,7 @@ def _is_json(headers: list[tuple[bytes, bytes]]) -> bool:
     return len(kinds) == 1 and kinds[0].partition(b";")[0] == b"application/json"
 
 
-def _read(body: type[BaseModel], message: Mapping[str, Any], max_bytes: int) -> BaseModel | None:
+def _read(body: type[AnyBody], message: Mapping[str, Any], max_bytes: int) -> AnyBody | None:
     """Return the validated body of a request that came in one piece; None where anything is unusual."""
     content = message.get("body", b"")
     if message["type"] != "http.request" or message.get("more_body") or len(content) > max_bytes:
