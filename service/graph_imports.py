@@ -14,25 +14,13 @@ from service.triples import Reject, TripleLimits, TripleReader
 
 
 def import_triples(graphs: GraphLibrary, limits: TripleLimits, job: Job) -> None:
-    """Run an import job: its spooled body into its graph.
-
-    Raises:
-        NotFound: there is no such graph, or it was deleted meanwhile.
-    """
+    """Run an import job: its spooled body into its graph."""
     graph = graphs.get(job.target)
     recorded = graph.job_record(job.id)
     job.progress = Progress(**recorded) if recorded else Progress()
     job.begin()
     if recorded:
         return
-    try:
-        _import(graph, limits, job)
-    except OSError:
-        graph.check_exists()  # its folder goes while a job writes there
-        raise
-
-
-def _import(graph: Graph, limits: TripleLimits, job: Job) -> None:
     builder = graph.builder(job.check)
     progress = job.progress
     try:

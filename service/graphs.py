@@ -82,7 +82,7 @@ class Graph:
             NotFound: the graph was deleted meanwhile.
         """
         with self._changing:
-            self.check_exists()
+            self._check_not_retired()
             view, effective = self._view.after(changes)
             if effective:
                 self._last_change = self._log.append(effective)
@@ -119,7 +119,7 @@ class Graph:
             try:
                 self._write_generation(builder, job, check)
             except FileNotFoundError:
-                self.check_exists()  # its folder is gone because the graph was deleted
+                self._check_not_retired()  # its folder is gone because the graph was deleted
                 raise
             finally:
                 builder.discard()
@@ -128,7 +128,7 @@ class Graph:
         self, builder: FactsBuilder, job: tuple[str, dict[str, Any]] | None, check: Callable[[], None] | None
     ) -> None:
         with self._changing:
-            self.check_exists()
+            self._check_not_retired()
             view, last = self._view, self._last_change
         manifest = view.facts.manifest
         jobs = {**manifest["jobs"], **({} if job is None else {job[0]: job[1]})}
@@ -138,7 +138,7 @@ class Graph:
         if check is not None:
             check()
         with self._changing:
-            self.check_exists()
+            self._check_not_retired()
             number = self._number + 1
             builder.folder.rename(self.folder / _folder_name(number))
             fsync_folder(self.folder)
@@ -154,8 +154,11 @@ class Graph:
         Raises:
             NotFound: the graph was deleted meanwhile.
         """
-        self.check_exists()
-        return FactsBuilder(self.folder / f".new-{uuid.uuid4().hex}", check)
+        try:
+            return FactsBuilder(self.folder / f".new-{uuid.uuid4().hex}", check)
+        except FileNotFoundError:
+            self._check_not_retired()  # its folder is gone because the graph was deleted
+            raise
 
     def job_record(self, job: str) -> dict[str, Any] | None:
         """Return what is kept of a job whose rows are part of the graph."""
@@ -184,8 +187,7 @@ class Graph:
         self._changes = len(changes)
         self._view, _ = GraphView(facts, self._spelling).after(changes)
 
-    def check_exists(self) -> None:
-        """Raise NotFound where the graph was deleted or closed."""
+    def _check_not_retired(self) -> None:
         if self._is_retired:
             raise NotFound("the graph was deleted meanwhile")
 

@@ -19,12 +19,25 @@ def joined_rows(
     """Read columns that are never null as bytes (text as UTF-8) of the given rows of a table; unknown rows are left out."""
     found: dict[int, tuple[bytes, ...]] = {}
     for start in range(0, len(rows), _ROWS):
-        part = rows[start : start + _ROWS]
-        numbers, *joined = connection.execute(_statement(table, columns, len(part)), part).fetchone()
-        if numbers is not None:
-            cut = [_cut(content, sizes) for sizes, content in zip(joined[::2], joined[1::2], strict=True)]
-            found.update(zip(map(int, numbers.split(",")), zip(*cut, strict=True), strict=True))
+        found |= _joined(connection, table, columns, rows[start : start + _ROWS])
     return found
+
+
+def _joined(
+    connection: sqlite3.Connection, table: str, columns: tuple[str, ...], rows: Sequence[int]
+) -> dict[int, tuple[bytes, ...]]:
+    """Read rows in one step, or in several where their values together are longer than SQLite lets one be (a gigabyte)."""
+    try:
+        numbers, *joined = connection.execute(_statement(table, columns, len(rows)), rows).fetchone()
+    except sqlite3.DataError:
+        if len(rows) == 1:
+            raise
+        halves = rows[: len(rows) // 2], rows[len(rows) // 2 :]
+        return _joined(connection, table, columns, halves[0]) | _joined(connection, table, columns, halves[1])
+    if numbers is None:
+        return {}
+    values = [_cut(content, sizes) for sizes, content in zip(joined[::2], joined[1::2], strict=True)]
+    return dict(zip(map(int, numbers.split(",")), zip(*values, strict=True), strict=True))
 
 
 @cache

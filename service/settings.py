@@ -26,13 +26,18 @@ def usable_cores() -> int:
     return max(1, cores)
 
 
-def search_cores() -> int:
-    """Return how many searches run beside each other best: half as many as there are cores, and no more than four.
+def searches_on(cores: int) -> int:
+    """Return how many searches run beside each other best on so many cores: half as many, and no more than four.
 
     A search is a few hundred short calls into NumPy, each of which hands over the interpreter's lock; more threads hand it around
     more than they compute, and the encoder wants a core, too.
     """
-    return min(4, max(1, usable_cores() // 2))
+    return min(4, max(1, cores // 2))
+
+
+def search_cores() -> int:
+    """Return how many searches run beside each other best on the cores that this process may use."""
+    return searches_on(usable_cores())
 
 
 class Settings(BaseSettings):

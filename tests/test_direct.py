@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from starlette.testclient import TestClient
 
 from live_service import client_of
 from service.routes import openai, search
+from service.routes.direct import DirectMiddleware
 from service.settings import Settings
 
 JSON = {"Content-Type": "application/json"}
@@ -76,20 +78,23 @@ def _ways(tmp_path_factory: pytest.TempPathFactory, model_folder: Path) -> Itera
         return Settings(data_dir=folder / name, model=model_folder, device="cpu", runtime="torch", sample=False, threads=1,
                         max_documents=60, max_body_bytes=500_000)  # fmt: skip
 
-    with client_of(given("short")) as short, pytest.MonkeyPatch.context() as patch:
-        patch.setattr(openai, "direct", {})
-        patch.setattr(search, "direct", {})
-        with client_of(given("long")) as long:
-            for client in (short, long):
-                client.post("/v1/collections/faq/documents", json={"documents": DOCUMENTS})
-            yield short, long
+    with ExitStack() as stack:
+        short = stack.enter_context(client_of(given("short")))
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(openai, "direct", {})
+            patch.setattr(search, "direct", {})
+            long = stack.enter_context(client_of(given("long")))
+        for client in (short, long):
+            client.post("/v1/collections/faq/documents", json={"documents": DOCUMENTS})
+        yield short, long
 
 
 def said(client: TestClient, content: bytes, headers: dict[str, str], path: str = "/v1/embeddings") -> Any:
     """Everything of an answer that does not change from one time to the next."""
     answer = client.post(path, content=content, headers=headers)
     body = answer.json()
-    body.pop("took_ms", None) if isinstance(body, dict) else None
+    if isinstance(body, dict):
+        body.pop("took_ms", None)
     changing = ("x-request-id", "server-timing", "content-length")
     stages = [stage.partition(";")[0] for stage in answer.headers.get("server-timing", "").split(", ")]
     return answer.status_code, body, stages, {k: v for k, v in answer.headers.items() if k not in changing}
@@ -102,6 +107,28 @@ def test_both_ways_say_the_same(ways: tuple[TestClient, TestClient], body: Any, 
     short, long = (said(client, json.dumps(body).encode(), JSON, path) for client in ways)
     assert short == long
     assert (short[0] == 200) == (body in GOOD)
+
+
+async def _nobody(*_: Any) -> None:
+    raise AssertionError("nobody is to be asked")
+
+
+def test_paths_with_names_are_found() -> None:
+    """A search is taken the short way with the collection's name; what only looks like one is not."""
+    middleware = DirectMiddleware(_nobody, openai.direct | search.direct, _nobody)
+    for path in (*openai.direct, PAIRS):
+        route, names = middleware._find(path)
+        assert (route is not None and route.route.path, names) == (path, {})
+    route, names = middleware._find(SEARCH)
+    assert (route is not None and route.endpoint, names) == (search.post_search, {"name": "faq"})
+    for path in (
+        "/v1/collections/faq/search/",
+        "/v1/collections//search",
+        "/v1/collections/a/b/search",
+        "/",
+        SEARCH + "/x",
+    ):
+        assert middleware._find(path) == (None, {})
 
 
 @pytest.mark.parametrize(("path", "body"), ASKED, ids=str)

@@ -28,6 +28,16 @@ def test_any_bytes_and_texts_come_back(stored: dict[int, tuple[str, bytes]], oth
         }
 
 
+def test_values_that_are_too_long_together_are_read_apart() -> None:
+    """SQLite bounds the length of a value; rows that fit one by one are read, however long they are together."""
+    with sqlite3.connect(":memory:") as connection:
+        connection.execute("CREATE TABLE things (row INTEGER PRIMARY KEY, body BLOB NOT NULL)")
+        connection.executemany("INSERT INTO things VALUES (?, ?)", ((row, bytes([row]) * 900) for row in range(50)))
+        connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, 2_000)
+        found = joined_rows(connection, "things", ("body",), list(range(50)))
+        assert found == {row: (bytes([row]) * 900,) for row in range(50)}
+
+
 def test_more_rows_than_one_statement_takes() -> None:
     """Thousands of rows, in any order."""
     with sqlite3.connect(":memory:") as connection:

@@ -21,7 +21,7 @@ from scripts.benchmark.corpus import made_corpus
 from scripts.benchmark.endurance import search_requests
 from scripts.benchmark.load import Load, request_bytes, run_clients
 from scripts.benchmark.report import table
-from service.settings import BUNDLED_MODEL
+from service.settings import BUNDLED_MODEL, searches_on
 
 WRITE_BATCH = 500
 
@@ -79,7 +79,7 @@ def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
             with ExitStack() as stack:
                 threads = max(1, cores // replicas)
                 os.environ["MOVERANK_THREADS"] = str(threads)
-                os.environ["MOVERANK_SEARCH_THREADS"] = str(min(4, max(1, threads // 2)))  # as the service would choose
+                os.environ["MOVERANK_SEARCH_THREADS"] = str(searches_on(threads))
                 running = []
                 for number in range(replicas):
                     copied = folder / f"{replicas}-{number}"

@@ -47,8 +47,8 @@ def check_faults(given: GivenTexts, what: str | Callable[[int], str]) -> None:
     """
     if given.faults:
         first = min(given.faults)
-        where = what(first) if callable(what) else f"{what}[{first}]" if len(given.texts) > 1 else what
-        raise InvalidRequest(f"{where}: {given.faults[first]}", param=None if callable(what) else what)
+        where, param = _named(given, what, first)
+        raise InvalidRequest(f"{where}: {given.faults[first]}", param=param)
 
 
 def check_lengths(given: GivenTexts, what: str | Callable[[int], str], advice: str, max_tokens: int) -> None:
@@ -59,10 +59,16 @@ def check_lengths(given: GivenTexts, what: str | Callable[[int], str], advice: s
     """
     if True in given.truncated:
         first = given.truncated.index(True)
-        where = what(first) if callable(what) else f"{what}[{first}]" if len(given.texts) > 1 else what
+        where, param = _named(given, what, first)
         sentence = f"{where} has more tokens than the model reads, {max_tokens}; {advice}"
-        param = None if callable(what) else what
         raise InvalidRequest(sentence, param=param, code="context_length_exceeded")
+
+
+def _named(given: GivenTexts, what: str | Callable[[int], str], place: int) -> tuple[str, str | None]:
+    """Return how a person finds a text in the request, and the parameter that it came in, if that has a name."""
+    if callable(what):
+        return what(place), None
+    return f"{what}[{place}]" if len(given.texts) > 1 else what, what
 
 
 async def encode(
