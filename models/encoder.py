@@ -54,7 +54,12 @@ class Encoded(NamedTuple):
 
 
 class Forward(Protocol):
-    """One padded batch through the network."""
+    """One padded batch through the network. As many threads as ``concurrency`` says may ask at the same time."""
+
+    @property
+    def concurrency(self) -> int:
+        """How many batches are computed at the same time with profit."""
+        ...
 
     def __call__(
         self, ids: NDArray[np.int64], mask: NDArray[np.int64]
@@ -121,6 +126,8 @@ class EncoderNetwork(nn.Module):
 class TorchForward:
     """The network on a torch device; the reference that any faster forward must agree with."""
 
+    concurrency = 1
+
     def __init__(self, network: EncoderNetwork, device: str) -> None:
         self._device = torch.device(device)
         dtype = torch.bfloat16 if self._device.type == "cuda" else torch.float32
@@ -151,7 +158,7 @@ def is_memory_short(error: Exception) -> bool:
 
 
 class Encoder:
-    """An encoder folder ready to turn texts into vectors. Calls are not concurrent: one thread owns an encoder."""
+    """An encoder folder ready to turn texts into vectors, for ``concurrency`` threads at the same time."""
 
     def __init__(
         self, folder: Path, device: str = "auto", pooling: Pooling | None = None, forward: Forward | None = None
@@ -175,6 +182,7 @@ class Encoder:
         self._tokenizer = self.folder.load_tokenizer()
         self.static_table = self.folder.static_table()
         self._forward = forward or TorchForward(EncoderNetwork(self.folder), self.device)
+        self.concurrency = self._forward.concurrency
         probe = self.encode(self.tokenize(["。"]))
         self.dim = int(probe.sentences.shape[1])
         self.dimensions = sorted({self.dim, *self.card.get("dimensions", [])})

@@ -8,6 +8,7 @@ would depend on its neighbours.
 
 import logging
 import os
+import threading
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
@@ -29,6 +30,10 @@ LEAST_PART_TOKENS = 8
 """Padded tokens of a part of a batch, at least. Parts of 16 paid on two cores; shorter ones were not measured."""
 
 
+MOST_CONCURRENT = 4
+"""Batches that are computed at the same time, at most. Two on two cores were measured; each costs a Python thread."""
+
+
 SLOW_FUSION = "SkipLayerNormFusion"
 """Adds and normalises in one operation that computes value by value: several times as slow as the two that it replaces."""
 
@@ -38,11 +43,15 @@ class OnnxForward:
 
     Threads share a batch by its texts, and each computes its part from the first layer to the last. ONNX Runtime's own threads
     share every operation and wait for each other after it, which for a few short texts takes longer than the operation.
+    Batches that are computed at the same time share the cores: each takes those that are free when it comes, and one at least.
     """
 
     def __init__(self, graph: Path, threads: int) -> None:
+        self.concurrency = min(threads, MOST_CONCURRENT)
         self._session = _session(graph)
         self._threads = threads
+        self._busy = 0
+        self._changing = threading.Lock()
         self._others = ThreadPoolExecutor(max(1, threads - 1), thread_name_prefix="encoder")  # starts them when needed
 
     def __call__(
@@ -53,16 +62,27 @@ class OnnxForward:
         Raises:
             MemoryError: memory does not suffice for the batch.
         """
-        count = max(1, min(self._threads, len(ids), ids.size // LEAST_PART_TOKENS))
-        edges = [len(ids) * part // count for part in range(count + 1)]
-        first, *others = [slice(*edge) for edge in pairwise(edges)]
+        with self._changing:
+            count = max(1, min(self._threads - self._busy, len(ids), ids.size // LEAST_PART_TOKENS))
+            self._busy += count
         try:
-            elsewhere = [self._others.submit(self._run, ids[part], mask[part]) for part in others]
-            parts = [self._run(ids[first], mask[first]), *(each.result() for each in elsewhere)]
+            return self._shared(ids, mask, count)
         except Exception as error:  # ONNX Runtime's errors have no class of their own
             if is_memory_short(error):
                 raise MemoryError(f"memory does not suffice for a batch of {ids.shape}") from error
             raise
+        finally:
+            with self._changing:
+                self._busy -= count
+
+    def _shared(
+        self, ids: NDArray[np.int64], mask: NDArray[np.int64], count: int
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Compute a batch in so many parts at the same time."""
+        edges = [len(ids) * part // count for part in range(count + 1)]
+        first, *others = [slice(*edge) for edge in pairwise(edges)]
+        elsewhere = [self._others.submit(self._run, ids[part], mask[part]) for part in others]
+        parts = [self._run(ids[first], mask[first]), *(each.result() for each in elsewhere)]
         if not others:
             return parts[0]
         sentences, tokens = zip(*parts, strict=True)

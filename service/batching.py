@@ -1,41 +1,35 @@
 """Many small concurrent calls -> few large forwards, by token budget.
 
-One thread owns the encoder. There is no timer: a batch is what arrived while the previous one ran, so an idle service answers
-at once and a busy one batches by itself. A batch is the text that waits longest and those of similar length among the next, so
-that little is padded and nobody is passed over for ever. Interactive texts go before bulk texts; after `BULK_EVERY` interactive
-batches in a row a waiting bulk batch gets its turn. A text whose caller has left is dropped when its batch is formed.
+A few threads share the encoder, each with batches of its own: as many as it can compute at one time, on the CPU one for each
+core. There is no timer: a batch is what arrived while the previous ones ran, so an idle service answers at once and a busy one
+batches by itself. Which texts go together is said in `service/lanes.py`, what happens to a batch that fails in
+`service/encoder_thread.py`. A text whose caller has left is dropped when its batch is formed.
 
-A batch that fails is split and tried again, down to the one text that cannot be encoded, which fails alone; where memory ran
-out, later batches are smaller. A watchdog replaces the thread if it dies or if a forward does not come back.
+A watchdog replaces a thread that dies or whose forward does not come back.
 """
 
 import logging
 import math
 import threading
 import time
-from collections import deque
 from collections.abc import Sequence
 
-import numpy as np
-
-from models.encoder import Encoded, Encoder, Tokenized, batches_by_length
+from models.encoder import Encoder, Tokenized, batches_by_length
 from service.admission import Room
+from service.encoder_thread import EncoderThread
 from service.errors import NotReady, Overloaded
+from service.lanes import Lanes
 from service.metrics import Metrics
-from service.submissions import Lane, Outcome, Piece, Submission, hand_out, join, nothing
+from service.submissions import Lane, Outcome, Piece, Submission
 
 __all__ = ["EncodeQueue", "Lane", "Outcome", "Submission"]
 
-BULK_EVERY = 4
-"""Interactive batches that may run in a row while bulk texts wait."""
-WINDOW_BATCHES = 8
-"""Full batches' worth of waiting texts that are looked through for texts of similar length."""
-MOST_UNLIKE = 2.0
-"""Texts of one batch differ in length by this factor at most from the one that waited longest."""
 MOST_STUCK = 3
 """Forwards that may hang at the same time; then no further thread is started until one of them comes back."""
 ALWAYS_BATCHES = 4
 """Full batches' worth of waiting texts that are let in however long they take."""
+FEW_TOKENS = 160
+"""Where so few padded tokens wait, a thread takes no more than its share of them."""
 DROP_INTERVAL_S = 0.05
 """Least seconds between two looks through a full queue for texts whose caller has left."""
 
@@ -43,7 +37,7 @@ log = logging.getLogger(__name__)
 
 
 class EncodeQueue:
-    """The queue in front of one encoder, the thread that empties it, and the watchdog of that thread."""
+    """The queue in front of one encoder, the threads that empty it, and their watchdog."""
 
     def __init__(
         self,
@@ -55,36 +49,38 @@ class EncodeQueue:
         max_forward_s: float = 120.0,
         max_wait_s: float = math.inf,
     ) -> None:
+        """Start as many threads as the encoder can compute forwards at one time.
+
+        ``max_batch_tokens`` padded tokens are in the network at one time at most, or one text each where that is longer; each
+        of the threads takes its part of them.
+        """
         self.encoder = encoder
+        self._parts = encoder.concurrency
         self.budget_tokens = max_batch_tokens
-        """Padded tokens of a batch; halved where memory runs out, never below the longest text."""
+        """Padded tokens that are in the network at one time; halved where memory runs out, never below the longest text."""
         self._room = Room(max_queued_texts, max_queued_tokens, max_wait_s, ALWAYS_BATCHES * max_batch_tokens)
         self._metrics = metrics or Metrics()
         self._max_forward_s = max_forward_s
-        self._lanes: dict[Lane, deque[Piece]] = {"interactive": deque(), "bulk": deque()}
-        self._waiting_tokens: dict[Lane, int] = {"interactive": 0, "bulk": 0}
+        self._lanes = Lanes(self._room, self._metrics)
         self._dropped_at = 0.0
-        self._interactive_in_a_row = 0
         self._changed = threading.Condition()
         self._is_open = True
         self.last_success: float | None = None
-        """Time (`time.monotonic`) of the last forward that succeeded since the thread was started."""
+        """Time (`time.monotonic`) of the last forward that succeeded since a thread was last replaced."""
         self.trouble: str | None = None
-        """Why the thread was replaced, until a forward succeeds again."""
-        self._running: list[Piece] = []
-        self._forward_began_at: float | None = None
-        self._stuck: list[threading.Thread] = []
-        self._thread: threading.Thread
+        """Why a thread was replaced, until a forward succeeds again."""
+        self._threads: list[EncoderThread] = []
+        self._stuck: list[EncoderThread] = []
         with self._changed:
-            self._start_thread()
+            self._start_threads()
         self._is_closed = threading.Event()
         self._watchdog = threading.Thread(target=self._watch, name="watchdog", daemon=True)
         self._watchdog.start()
 
     @property
     def is_alive(self) -> bool:
-        """Whether the encoder's thread runs."""
-        return self._thread.is_alive()
+        """Whether every thread of the encoder runs."""
+        return bool(self._threads) and all(thread.is_alive() for thread in self._threads)
 
     @property
     def is_beyond_repair(self) -> bool:
@@ -93,17 +89,18 @@ class EncodeQueue:
 
     @property
     def stalled_s(self) -> float:
-        """Seconds since the forward that runs at present began; 0 where none runs."""
-        began_at = self._forward_began_at
-        return 0.0 if began_at is None else time.monotonic() - began_at
+        """Seconds since the oldest of the forwards that run at present began; 0 where none runs."""
+        return max((thread.stalled_s for thread in self._threads), default=0.0)
+
+    @property
+    def batch_tokens(self) -> int:
+        """Padded tokens of one forward at most: its part of the budget, but never less than the longest text."""
+        return max(self.budget_tokens // self._parts, min(self.budget_tokens, self.encoder.max_tokens))
 
     def depth(self) -> dict[Lane, tuple[int, int]]:
         """Return how many texts and tokens wait in each lane."""
         with self._changed:
-            return {
-                lane: (sum(len(piece.texts) for piece in waiting), sum(piece.tokens for piece in waiting))
-                for lane, waiting in self._lanes.items()
-            }
+            return self._lanes.depth()
 
     def submit(self, texts: Sequence[Tokenized], lane: Lane, is_limited: bool = True) -> "Submission":
         """Queue texts for encoding.
@@ -115,7 +112,7 @@ class EncodeQueue:
             Overloaded: the queue is full, or interactive texts would wait for more than ``max_wait_s``.
             NotReady: the queue is closed, or the encoder hangs.
         """
-        groups = batches_by_length([len(text.ids) for text in texts], self.budget_tokens)
+        groups = batches_by_length([len(text.ids) for text in texts], self.batch_tokens)
         pieces = [Piece([texts[i] for i in group], is_limited, lane) for group in groups]
         tokens = sum(piece.tokens for piece in pieces)
         with self._changed:
@@ -126,10 +123,9 @@ class EncodeQueue:
             if is_limited:
                 self._admit(lane, len(texts), tokens)
             self._room.pace.begin()
-            self._lanes[lane].extend(pieces)
             for piece in pieces:
-                self._remember(piece)
-            self._changed.notify_all()
+                self._lanes.add(piece)
+            self._changed.notify(len(pieces))
         return Submission(pieces, groups, len(texts), self.encoder.dim)
 
     def check_room(self) -> None:
@@ -143,207 +139,101 @@ class EncodeQueue:
             self._is_open = False
             self._changed.notify_all()
         while self._has_work():
-            self._thread.join(0.2)
+            for thread in self._threads:
+                thread.join(0.2)
         self._is_closed.set()
         self._watchdog.join()
 
+    def take(self, thread: EncoderThread) -> tuple[Lane, list[Piece]] | None:
+        """Wait for the next batch; see `service.encoder_thread.Batches`."""
+        with self._changed:
+            self._changed.wait_for(lambda: not self._is_open or bool(self._lanes) or thread.is_lost)
+            if thread.is_lost or not self._lanes:
+                return None
+            budget, waiting = self.batch_tokens, self._lanes.tokens
+            if waiting <= FEW_TOKENS:  # one thread shall not compute for long while the next has nothing to do
+                budget = min(budget, -(-waiting // self._parts))
+            lane, thread.running = self._lanes.next_batch(budget)
+            return lane, thread.running
+
+    def finish(self, thread: EncoderThread, batch: list[Piece]) -> bool:
+        """Hear that a batch was answered, and say whether the thread goes on."""
+        with self._changed:
+            if thread.is_lost:
+                return False
+            thread.running = []
+            self._room.pace.finish(sum(piece.tokens for piece in batch), self._is_idle())
+            return True
+
+    def succeeded(self) -> None:
+        """Hear that a forward came back with vectors."""
+        self.last_success, self.trouble = time.monotonic(), None
+
+    def memory_ran_out(self, tokens: int) -> None:
+        """Hear that memory did not suffice for a batch of so many padded tokens: later ones are half as large at most."""
+        with self._changed:
+            half = min(self.batch_tokens, tokens) // 2
+            self.budget_tokens = max(self._parts * half, self.encoder.max_tokens)
+            log.warning("memory ran out with %d tokens: a batch has %d at most now", tokens, self.batch_tokens)
+
     def _has_work(self) -> bool:
         with self._changed:
-            has_pieces = bool(self._running) or any(self._lanes.values())
-            return not self.is_beyond_repair and (self._thread.is_alive() or has_pieces)
+            is_running = any(thread.is_alive() for thread in self._threads)
+            return not self.is_beyond_repair and (is_running or not self._is_idle())
+
+    def _is_idle(self) -> bool:
+        return not self._lanes and not any(thread.running for thread in self._threads)
 
     def _admit(self, lane: Lane, texts: int, tokens: int) -> None:
         """Let texts in, or raise Overloaded; texts whose caller has left make room."""
         try:
-            self._room.check(texts, tokens, self._ahead(lane))
+            self._room.check(texts, tokens, self._lanes.ahead(lane))
         except Overloaded:
             if time.monotonic() - self._dropped_at < DROP_INTERVAL_S:
                 raise
-            self._drop_left()
-            self._room.check(texts, tokens, self._ahead(lane))
-
-    def _ahead(self, lane: Lane) -> float:
-        """Return how many tokens go before those that come now; whoever is in no hurry is let in however many there are."""
-        if lane == "bulk":
-            return 0.0
-        waiting = self._waiting_tokens["interactive"]
-        return waiting + min(waiting / BULK_EVERY, self._waiting_tokens["bulk"])
-
-    def _drop_left(self) -> None:
-        self._dropped_at = time.monotonic()
-        for lane, waiting in self._lanes.items():
-            for piece in waiting:
-                if piece.future.cancelled():
-                    self._forget(piece)
-                    self._metrics.dropped.inc(len(piece.texts))
-            self._lanes[lane] = deque(piece for piece in waiting if not piece.future.cancelled())
-
-    def _remember(self, piece: Piece, sign: int = 1) -> None:
-        self._waiting_tokens[piece.lane] += sign * piece.tokens
-        if piece.is_limited:
-            self._room.queued["texts"] += sign * len(piece.texts)
-            self._room.queued["tokens"] += sign * piece.tokens
-
-    def _forget(self, piece: Piece) -> None:
-        self._remember(piece, -1)
-
-    def _run(self) -> None:
-        me = threading.current_thread()
-        while True:
-            with self._changed:
-                self._changed.wait_for(lambda: not self._is_open or any(self._lanes.values()) or self._thread is not me)
-                if self._thread is not me or not any(self._lanes.values()):
-                    return
-                lane, batch = self._next_batch()
-                self._running = batch
-            began_at = time.perf_counter()
-            self._encode(batch)
-            with self._changed:
-                if self._thread is not me:  # it was taken for lost, and another goes on
-                    return
-                self._running = []
-                tokens = sum(piece.tokens for piece in batch)
-                self._room.pace.finish(tokens, not any(self._lanes.values()))
-            if batch:
-                texts = sum(len(piece.texts) for piece in batch)
-                self._metrics.batch(lane, texts, tokens, time.perf_counter() - began_at)
-
-    def _next_batch(self) -> tuple[Lane, list[Piece]]:
-        """Take the pieces of the next forward from the lane whose turn it is: the oldest, and what is like it."""
-        is_bulk_turn = not self._lanes["interactive"] or (
-            self._interactive_in_a_row >= BULK_EVERY and bool(self._lanes["bulk"])
-        )
-        lane: Lane = "bulk" if is_bulk_turn else "interactive"
-        self._interactive_in_a_row = 0 if is_bulk_turn else self._interactive_in_a_row + 1
-        waiting = self._lanes[lane]
-        batch: list[Piece] = []
-        passed_over: list[Piece] = []
-        count = width = seen = 0
-        while waiting and seen < WINDOW_BATCHES * self.budget_tokens:
-            piece = waiting.popleft()
-            if piece.future.done():  # its caller left, or a thread that was taken for lost answered it after all
-                self._forget(piece)
-                self._metrics.dropped.inc(len(piece.texts) if piece.future.cancelled() else 0)
-                continue
-            seen += piece.tokens
-            wider = max(width, piece.width)
-            is_like = not batch or 1 / MOST_UNLIKE <= piece.width / batch[0].width <= MOST_UNLIKE
-            has_room = not batch or (count + len(piece.texts)) * wider <= self.budget_tokens
-            if not (is_like and has_room) or (batch and piece.is_suspect):
-                passed_over.append(piece)
-                continue
-            self._forget(piece)
-            if piece.begin():
-                piece.began_at = time.perf_counter()
-                batch.append(piece)
-                count, width = count + len(piece.texts), wider
-                if piece.is_suspect or (count + 1) * width > self.budget_tokens:
-                    break
-        waiting.extendleft(reversed(passed_over))
-        return lane, batch
-
-    def _encode(self, batch: list[Piece]) -> None:
-        """Encode pieces in one forward; on failure split them, down to the text that fails alone."""
-        if not batch or not self._is_mine():
-            return
-        try:
-            encoded = self._forward([text for piece in batch for text in piece.texts])
-        except Exception as error:
-            # A MemoryError that was caught holds on to what its frames hold.
-            failure = MemoryError() if isinstance(error, MemoryError) else error
-        else:
-            hand_out(encoded, batch)
-            return
-        self._split(batch, failure)
-
-    def _forward(self, texts: list[Tokenized]) -> Encoded:
-        self._forward_began_at = time.monotonic()
-        try:
-            encoded = self.encoder.encode(texts)
-        finally:
-            if self._is_mine():
-                self._forward_began_at = None
-        if not np.isfinite(encoded.sentences).all():
-            raise ValueError("the model gives vectors that are not finite")
-        if self._is_mine():
-            self.last_success, self.trouble = time.monotonic(), None
-        return encoded
-
-    def _split(self, batch: list[Piece], error: Exception) -> None:
-        """Try a batch that failed again in halves; a text that fails alone gets the error."""
-        is_memory = isinstance(error, MemoryError)
-        if is_memory:
-            tokens = sum(piece.tokens for piece in batch)
-            self.budget_tokens = max(min(self.budget_tokens, tokens) // 2, self.encoder.max_tokens)
-            log.warning("memory ran out with %d tokens: a batch has %d at most now", tokens, self.budget_tokens)
-        if len(batch) > 1 or len(batch[0].texts) > 1:
-            self._metrics.split("memory" if is_memory else "failure")
-        if len(batch) > 1:
-            middle = len(batch) // 2
-            self._encode(batch[:middle])
-            self._encode(batch[middle:])
-        elif len(batch[0].texts) > 1:
-            self._encode_apart(batch[0])
-        else:
-            log.error("a text of %d tokens cannot be encoded", batch[0].tokens, exc_info=error)
-            batch[0].settle(Outcome(nothing(self.encoder.dim), {0: error}))
-
-    def _encode_apart(self, piece: Piece) -> None:
-        """Encode the halves of a piece that failed as a whole."""
-        middle = len(piece.texts) // 2
-        halves = [Piece(texts, piece.is_limited, piece.lane) for texts in (piece.texts[:middle], piece.texts[middle:])]
-        for half in halves:
-            self._encode([half])
-        if self._is_mine():
-            first, second = (half.future.result() for half in halves)
-            failures = first.failures | {middle + i: error for i, error in second.failures.items()}
-            piece.settle(Outcome(join([first.encoded, second.encoded]), failures))
-
-    def _is_mine(self) -> bool:  # whether the thread that asks is the one that owns the encoder
-        return self._thread is threading.current_thread()
+            self._dropped_at = time.monotonic()
+            self._lanes.drop_left()
+            self._room.check(texts, tokens, self._lanes.ahead(lane))
 
     def _watch(self) -> None:
         interval_s = min(0.5, self._max_forward_s / 4)
         while not self._is_closed.wait(interval_s):
             with self._changed:
-                if self._stuck and not all(thread.is_alive() for thread in self._stuck):
-                    was_beyond_repair = self.is_beyond_repair
-                    self._stuck = [thread for thread in self._stuck if thread.is_alive()]
-                    if was_beyond_repair:
-                        self._start_thread()
-                if not self._thread.is_alive() and (self._is_open or self._running or any(self._lanes.values())):
-                    self._replace("died", "the encoder's thread ended unexpectedly and was started again")
-                elif self.stalled_s > self._max_forward_s and self._thread not in self._stuck:
-                    self._stuck.append(self._thread)
-                    self._replace("hung", f"a forward pass did not come back within {self._max_forward_s:g} s")
+                self._stuck = [thread for thread in self._stuck if thread.is_alive()]
+                for thread in list(self._threads):
+                    if not thread.is_alive() and not thread.has_ended:
+                        self._replace(thread, "died", "the encoder's thread ended unexpectedly and was started again")
+                    elif thread.stalled_s > self._max_forward_s:
+                        self._stuck.append(thread)
+                        what = f"a forward pass did not come back within {self._max_forward_s:g} s"
+                        self._replace(thread, "hung", what)
+                self._start_threads()
 
-    def _replace(self, how: str, what: str) -> None:
-        """Start another thread for one that is lost; what it had is tried again, each piece alone, or answered with an error.
+    def _replace(self, lost: EncoderThread, how: str, what: str) -> None:
+        """Give up a thread; what it had is tried again, each piece alone, or answered with an error.
 
         Texts of a batch that hangs would hang again, so only jobs, which have no caller that waits, try them once more.
         """
         log.critical("%s", what)
         self._metrics.restarted(how)
-        self.trouble, self.last_success, self._forward_began_at = what, None, None
-        lost, self._running = self._running, []
-        self._room.pace.finish(0, not any(self._lanes.values()))
-        for piece in reversed(lost):
+        lost.is_lost = True
+        self._threads.remove(lost)
+        self.trouble, self.last_success = what, None
+        for piece in reversed(lost.running):
             if not piece.is_suspect and (how == "died" or not piece.is_limited) and not piece.future.done():
                 piece.is_suspect = True
-                self._lanes[piece.lane].appendleft(piece)
-                self._remember(piece)
+                self._lanes.add_first(piece)
             else:
                 piece.settle(NotReady(f"{what}; try again", retry_after_s=2))
         if self.is_beyond_repair:
             self.trouble = f"{len(self._stuck)} forward passes hang; the service must be started again"
-            for lane in self._lanes.values():
-                while lane:
-                    piece = lane.popleft()
-                    self._forget(piece)
-                    piece.settle(NotReady(self.trouble))
-        else:
-            self._start_thread()
+            for piece in self._lanes.take_all():
+                piece.settle(NotReady(self.trouble))
+        self._room.pace.finish(0, self._is_idle())
 
-    def _start_thread(self) -> None:  # it waits for the lock that its starter holds
-        self._thread = threading.Thread(target=self._run, name="encoder", daemon=True)
-        self._thread.start()
+    def _start_threads(self) -> None:
+        """Start what is missing, unless too many hang or there is nothing left to do; the caller holds the lock."""
+        while len(self._threads) < self._parts and not self.is_beyond_repair and (self._is_open or self._lanes):
+            thread = EncoderThread(self.encoder, self, self._metrics)
+            thread.start()
+            self._threads.append(thread)

@@ -144,7 +144,9 @@ class Settings(BaseSettings):
     max_waiting_paraphrases: int = Field(8, ge=1, description="Requests for paraphrases that may wait or run.")
     max_filter_terms: int = Field(64, ge=1, description="Conditions and listed values in one filter.")
     max_batch_tokens: int = Field(
-        2_048, ge=16, description="Padded tokens in one forward on the CPU (a CUDA device takes 8 times as many)."
+        2_048,
+        ge=16,
+        description="Padded tokens in the network at one time on the CPU, shared by its forwards (CUDA: 8 times as many).",
     )
     max_queued_texts: int = Field(
         4_096, ge=1, description="Texts that may wait for the encoder before callers get 429."

@@ -17,8 +17,9 @@ from conftest import CHARACTERS
 from models.encoder import Encoder, EncoderNetwork, Tokenized, TorchForward
 from models.encoder_folder import read_encoder_folder
 from service.admission import Pace
-from service.batching import BULK_EVERY, DROP_INTERVAL_S, MOST_STUCK, EncodeQueue, Lane, Submission
+from service.batching import DROP_INTERVAL_S, MOST_STUCK, EncodeQueue, Lane, Submission
 from service.errors import NotReady, Overloaded
+from service.lanes import BULK_EVERY
 
 POISON, NOT_A_NUMBER, DEADLY = "j", "i", "h"
 PATIENCE_S = 30.0
@@ -35,6 +36,7 @@ class WatchedForward:
         vocabulary = described.load_tokenizer().get_vocab()
         self._poison, self._not_a_number, self._deadly = (vocabulary[text] for text in (POISON, NOT_A_NUMBER, DEADLY))
         self.most_tokens: int | None = None
+        self.concurrency = 1
         self._network = TorchForward(EncoderNetwork(described), "cpu")
         self.door = threading.Event()
         self.door.set()
@@ -67,6 +69,14 @@ def _forward(model_folder: Path) -> WatchedForward:
 @pytest.fixture(name="watched", scope="module")
 def _watched(model_folder: Path, forward: WatchedForward) -> Encoder:
     return Encoder(model_folder, "cpu", forward=forward)
+
+
+@pytest.fixture(name="by_two")
+def _by_two(watched: Encoder) -> Iterator[None]:
+    """Let queues that are made meanwhile have two threads."""
+    watched.concurrency = 2
+    yield
+    watched.concurrency = 1
 
 
 @pytest.fixture(name="start")
@@ -119,6 +129,79 @@ def test_the_queue_gives_what_the_encoder_gives(
     queue.close()
     for submission, each in submitted:
         assert_equal(queue, submission, queue.encoder.tokenize(each))
+
+
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(callers=st.lists(st.tuples(texts, st.sampled_from(["interactive", "bulk"])), min_size=1, max_size=8))
+@pytest.mark.usefixtures("by_two")
+def test_two_threads_give_what_the_encoder_gives(
+    start: Callable[..., EncodeQueue], callers: list[tuple[list[str], Lane]]
+) -> None:
+    """The same where two threads take batches of their own."""
+    queue = start()
+    submitted = [(queue.submit(queue.encoder.tokenize(given), lane), given) for given, lane in callers]
+    for submission, each in submitted:
+        assert_equal(queue, submission, queue.encoder.tokenize(each))
+    assert queue.depth() == {"interactive": (0, 0), "bulk": (0, 0)}
+    assert queue._room.queued == {"texts": 0, "tokens": 0}
+    queue.close()
+    assert not queue.is_alive
+
+
+@pytest.mark.usefixtures("by_two")
+def test_two_forwards_run_at_the_same_time(start: Callable[..., EncodeQueue], forward: WatchedForward) -> None:
+    """While one forward runs, what comes goes into another, and what comes then waits; each has its part of the budget."""
+    queue = start(max_batch_tokens=1_024)
+    first = hold(queue, forward)
+    assert queue.batch_tokens == 512 > queue.encoder.max_tokens
+    second = hold(queue, forward)
+    waiting = [queue.submit(queue.encoder.tokenize(["花呗怎么还款"]), "interactive") for _ in range(200)]
+    assert len(forward.batches) == 2
+    assert queue.depth()["interactive"] == (200, 1_600)
+    forward.door.set()
+    for submission in (first, second, *waiting):
+        submission.result(PATIENCE_S)
+    assert all(len(batch) * max(map(len, batch)) <= 512 for batch in forward.batches)
+    assert len(forward.batches) >= 2 + 1_600 / 512
+
+
+@pytest.mark.usefixtures("by_two")
+def test_threads_share_what_little_waits(start: Callable[..., EncodeQueue], forward: WatchedForward) -> None:
+    """Of a few texts a thread takes its share, so that the other has something to do; of many it takes all that fit."""
+    queue = start(max_batch_tokens=1_024)
+    for count, most in ((8, 4), (100, 100)):
+        first, second = hold(queue, forward), hold(queue, forward)
+        waiting = [queue.submit(queue.encoder.tokenize(["花呗怎么"]), "interactive") for _ in range(count)]
+        forward.batches.clear()
+        forward.door.set()
+        for submission in (first, second, *waiting):
+            submission.result(PATIENCE_S)
+        sizes = [len(batch) for batch in forward.batches]
+        assert sum(sizes) == count
+        assert max(sizes) <= most
+        assert max(sizes) > 1
+
+
+@pytest.mark.usefixtures("by_two")
+def test_a_forward_that_hangs_leaves_the_other_thread_at_work(watched: Encoder, forward: WatchedForward) -> None:
+    """While one thread hangs the other answers; the one that is given up is replaced, and nobody else hears of it."""
+    queue = EncodeQueue(watched, 1_024, 1_000, 100_000, max_forward_s=5.0)
+    first = hold(queue, forward)
+    hanging, forward.door = forward.door, threading.Event()
+    forward.door.set()
+    for _ in range(3):
+        queue.submit(queue.encoder.tokenize(["还款"]), "interactive").result(PATIENCE_S)
+    assert queue.trouble is None
+    assert queue.stalled_s > 0
+    with pytest.raises(NotReady, match="did not come back"):
+        first.result(PATIENCE_S)
+    with queue._changed:  # the watchdog has it until the new thread runs
+        assert len(queue._threads) == 2
+    assert queue.is_alive
+    queue.submit(queue.encoder.tokenize(["还款"]), "interactive").result(PATIENCE_S)
+    assert queue.trouble is None
+    hanging.set()
+    queue.close()
 
 
 def test_concurrent_callers_share_forwards(start: Callable[..., EncodeQueue], forward: WatchedForward) -> None:

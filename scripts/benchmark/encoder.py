@@ -48,6 +48,8 @@ class Variant(NamedTuple):
 class Bfloat16Forward:
     """torch with bfloat16 weights."""
 
+    concurrency = 1
+
     def __init__(self, network: EncoderNetwork) -> None:
         self._network = network.to(torch.bfloat16)
 
@@ -62,6 +64,8 @@ class Bfloat16Forward:
 
 class SessionForward:
     """Any ONNX graph, with or without spinning threads."""
+
+    concurrency = 1
 
     def __init__(self, graph: Path, threads: int, is_spinning: bool) -> None:
         options = onnxruntime.SessionOptions()
