@@ -4,12 +4,14 @@ What a request was about stands in `service.observability`'s line about it. A tr
 its message is written only where it comes from the system (files, SQLite, memory) and not from what somebody sent.
 """
 
+import asyncio
 import logging
 import time
 import traceback
+from contextlib import suppress
 from contextvars import ContextVar
 from types import TracebackType
-from typing import Any
+from typing import Any, TextIO
 
 from pythonjsonlogger.orjson import OrjsonFormatter
 
@@ -22,6 +24,33 @@ SYSTEM_MODULES = ("sqlite3",)
 
 _OWN = frozenset(logging.makeLogRecord({}).__dict__) | {"asctime", "message", "taskName", "color_message"}  # uvicorn's
 """What the library itself writes into a record; everything else was given to be said."""
+
+
+class JoinedLines(logging.StreamHandler[TextIO]):
+    """Writes to stderr, what is said in one turn of the event loop in one go.
+
+    Each system call lets go of the interpreter's lock, and a busy service waits long until it has it again.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(open(2, "w", encoding="utf-8", errors="backslashreplace", closefd=False))  # noqa: SIM115
+        self._is_due = False
+
+    def flush(self) -> None:
+        """Write what is kept: now, or where the event loop runs this, in its next turn."""
+        try:
+            loop = asyncio.get_running_loop()
+        except RuntimeError:
+            self._flush_now()
+            return
+        if not self._is_due:
+            self._is_due = True
+            loop.call_soon(self._flush_now)
+
+    def _flush_now(self) -> None:
+        self._is_due = False
+        with suppress(OSError):  # nobody reads stderr any more: saying so would go there, too
+            super().flush()
 
 
 class JsonLines(OrjsonFormatter):

@@ -6,8 +6,8 @@ where the time went by the header ``Server-Timing``; everything else is seen fro
 
 import logging
 import math
+import random
 import re
-import secrets
 import time
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
@@ -88,7 +88,7 @@ class Observed:
             await self._app(scope, receive, send)
             return
         headers = {name: value for name, value in scope["headers"] if name in (b"x-request-id", b"traceparent")}
-        id = _given_id(headers.get(b"x-request-id", b"")) or secrets.token_hex(16)
+        id = _given_id(headers.get(b"x-request-id", b"")) or f"{random.getrandbits(128):032x}"
         seen = _Seen(scope, receive, send, id)
         token = request_id.set(id)
         self._in_flight += 1
