@@ -8,13 +8,13 @@ with the k-th best so far as what must be reached. The smaller the weight of tra
 """
 
 import math
-import time
 from collections.abc import Callable
 
 import numpy as np
 
 from models import transport
 from models.candidates import RankedTexts
+from models.deadline import Deadline
 from models.rerank import (
     EXACT,
     Certificate,
@@ -40,7 +40,7 @@ def rerank_in_blocks(
     top_k: int,
     measure: Measure,
     tie_break: TieBreak | None = None,
-    deadline: float | None = None,
+    deadline: Deadline | None = None,
     query_weights: Floats | None = None,
     solving: Solving = EXACT,
 ) -> Reranked:
@@ -57,8 +57,8 @@ def rerank_in_blocks(
     opened, is_complete, done = Opened(), True, 0
     while done < len(order):
         rest = float(known[order[done]]) + nearest  # the best score that anybody can have who is not yet read
-        if kth > rest or (deadline is not None and time.monotonic() >= deadline):
-            is_complete = kth > rest
+        if kth > rest or (deadline is not None and deadline.is_over):
+            is_complete = is_complete and kth > rest
             next_bound = max(next_bound, rest)
             break
         chosen = np.sort(order[done : done + BLOCK_TEXTS])

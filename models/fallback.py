@@ -66,8 +66,3 @@ def _is_alone(letter: str) -> bool:
     """Say whether BERT's tokenizer makes a word of `letter` wherever it stands: ideographs and punctuation."""
     is_sign = letter.isascii() and not letter.isalnum()
     return is_sign or category(letter).startswith("P") or is_cjk(letter)
-
-
-def with_fallbacks(text: str, vocabulary: Mapping[str, int]) -> str:
-    """Replace every character of `text` without a token by its stand-in; for many texts keep a `Fallbacks`."""
-    return Fallbacks(vocabulary).apply(text)

@@ -21,7 +21,6 @@ from models.prefix_tree_build import Ragged, joined, ragged
 
 CHINESE = ((0x3400, 0x4DC0), (0x4E00, 0xA000))
 """Code points (from, to) that a BERT tokenizer sets apart and its normaliser leaves as they are."""
-_SAMPLE = "网络银行还款〇㐀鿿"
 _CHUNK_NAMES = 100_000
 
 

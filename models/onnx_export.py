@@ -22,6 +22,8 @@ from numpy.typing import NDArray
 from models.encoder import EncoderNetwork, TorchForward, is_memory_short
 from models.encoder_folder import EncoderFolder
 
+log = logging.getLogger(__name__)
+
 TOLERANCE = 1e-4
 """Largest difference of a unit vector's entry between the exported graph and torch that an export may show."""
 
@@ -101,7 +103,11 @@ def onnx_forward(folder: EncoderFolder, cache: Path, threads: int) -> OnnxForwar
     """
     graph = cache / f"{folder.fingerprint}.onnx"
     if graph.is_file():
-        return OnnxForward(graph, threads)
+        try:
+            return OnnxForward(graph, threads)
+        except Exception as error:
+            log.warning("%s cannot be read and is made anew: %s", graph.name, error)
+            graph.unlink()
     cache.mkdir(parents=True, exist_ok=True)
     network = EncoderNetwork(folder)
     beside = graph.with_name(f"{graph.name}.{os.getpid()}")
@@ -112,6 +118,8 @@ def onnx_forward(folder: EncoderFolder, cache: Path, threads: int) -> OnnxForwar
     except Exception as error:
         beside.unlink(missing_ok=True)
         raise RuntimeError(f"{folder.path} cannot run in ONNX Runtime: {error}") from error
+    with open(beside, "rb") as file:
+        os.fsync(file.fileno())
     beside.replace(graph)
     return forward
 

@@ -13,7 +13,6 @@ Solved distances are `transport.distance` of the pair, to the last bit, whatever
 
 import heapq
 import math
-import time
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from typing import Any, NamedTuple
@@ -24,6 +23,7 @@ from numpy.typing import NDArray
 from models import transport
 from models.bounds import Floors, LowerBounds
 from models.candidates import RankedTexts
+from models.deadline import Deadline
 from models.device_bounds import DeviceFloors
 from models.solvers import Cores, EntropicSolver, ExactSolver, Solver
 from models.transport import Floats, Measure, Points, Vectors
@@ -93,7 +93,7 @@ def rerank(
     top_k: int,
     measure: Measure,
     tie_break: TieBreak | None = None,
-    deadline: float | None = None,
+    deadline: Deadline | None = None,
     query_weights: Floats | None = None,
     at_least: float = -math.inf,
     solving: Solving = EXACT,
@@ -102,7 +102,7 @@ def rerank(
 
     Equal scores are ordered by `tie_break`, smallest first, then by position: it is (n,), or gives that of some positions.
     Candidates without mass have the worst distance of the measure. `query_weights` (m,) are token weights in place of the
-    measure's own, as `candidates.weights` are. After `deadline` (a value of time.monotonic) nothing more is solved: what is
+    measure's own, as `candidates.weights` are. After `deadline` nothing more is solved: what is
     unsolved counts with the least score it can have, and the certificate is not exact. Who cannot reach the score `at_least` need
     not be found. Solved nearly, a distance is the cost of a plan: at least the exact one, by no more than its error, and a score
     is the least that it can be.
@@ -230,12 +230,12 @@ class _Ranking:
         """The best score that anybody unsolved can have; -inf where there is nobody."""
         return max(-self._pending[0][0] if self._pending else -math.inf, self._rest)
 
-    def run(self, deadline: float | None) -> bool:
+    def run(self, deadline: Deadline | None) -> bool:
         """Solve until the result is proven (True) or the deadline comes (False)."""
         while self._pending or self._next < len(self._order):
             if self._kth > self.next_bound:
                 return True
-            if deadline is not None and time.monotonic() >= deadline:
+            if deadline is not None and deadline.is_over:
                 return False
             if not self._pending or -self._pending[0][0] <= self._rest:
                 self._open_more()

@@ -70,6 +70,8 @@ class ScaledBytes:
         return [self._pack(tokens) for tokens in encoded.tokens]
 
     def _pack(self, tokens: NDArray[np.float32]) -> bytes:
+        if not len(tokens):  # also of a text that could not be encoded
+            return b""
         # The scale is rounded up to half precision, so that no entry leaves [-127, 127].
         largest = np.abs(tokens).max(axis=1, initial=0.0)
         scale = np.nextafter((largest / 127).astype(np.float16), np.float16(np.inf)).astype(np.float32)

@@ -20,6 +20,7 @@ import transformers
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from models.deadline import Deadline
 from models.encoder import Encoder
 from service.corpus_files import guess_format, id_of_line, read_documents
 from service.document_rules import Entry
@@ -102,7 +103,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             if entry["id"] in done:
                 continue
             began = time.perf_counter()
-            found = paraphraser.submit(entry["text"], sampling).result()
+            found = paraphraser.submit(entry["text"], sampling, Deadline()).result()
             seconds += time.perf_counter() - began
             count, distinct = count + 1, distinct + found.distinct
             cosines.extend(each.cosine for each in found.best)

@@ -1,6 +1,5 @@
 """Two texts side by side: how alike they are by each measure, and which token of one goes to which of the other."""
 
-import time
 import unicodedata
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -8,6 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from models.deadline import Deadline
 from models.encoder import Encoded, Tokenized
 from models.transport import Measure, costs, distance, plan
 
@@ -77,7 +77,7 @@ def compare(first: EncodedText, second: EncodedText, measures: Sequence[str], ex
         spans = [token_spans(each.text, each.tokenized) for each in (first, second)]
         alignment = align(spans[0], first.tokens, spans[1], second.tokens, by_transport[0])
     return PairSimilarity(
-        float(first.sentence @ second.sentence) if "cosine" in measures else None,
+        min(max(float(first.sentence @ second.sentence), -1.0), 1.0) if "cosine" in measures else None,
         distances.get("wrd"),
         distances.get("wmd"),
         first.tokenized.truncated or second.tokenized.truncated,
@@ -86,15 +86,15 @@ def compare(first: EncodedText, second: EncodedText, measures: Sequence[str], ex
 
 
 def compare_until(
-    texts: Sequence[EncodedText], measures: Sequence[str], explain: bool, deadline: float
+    texts: Sequence[EncodedText], measures: Sequence[str], explain: bool, deadline: Deadline
 ) -> tuple[list[PairSimilarity], bool]:
     """Compare texts pairwise, the first with the second and so on; return the pairs and whether something is missing.
 
-    After ``deadline`` (a value of `time.monotonic`) only cosines are computed.
+    After ``deadline`` only cosines are computed.
     """
     pairs, is_partial = [], False
     for first, second in zip(texts[::2], texts[1::2], strict=True):
-        if time.monotonic() < deadline:
+        if not deadline.is_over:
             pairs.append(compare(first, second, measures, explain))
         else:
             cheap = [measure for measure in measures if measure == "cosine"]

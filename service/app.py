@@ -219,6 +219,9 @@ async def _validation_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
     request.app.state.metrics.rejected(InvalidRequest.error_type)
     first = error.errors()[0]
+    if first["loc"] == ("body",) and not _is_json(request.headers.get("content-type", "")):
+        said = "the body is not read as JSON: send the header 'Content-Type: application/json'"
+        return error_response(request.url.path, said, InvalidRequest.error_type, 422)
     where = ".".join(str(part) for part in first["loc"] if part != "body")[:200]
     param = None
     if first["type"] == "json_invalid":
@@ -228,6 +231,11 @@ async def _validation_error(request: Request, error: Exception) -> Response:
         sentence = f"{where or 'body'}: {first['msg']}"
         param = where or None
     return error_response(request.url.path, sentence, InvalidRequest.error_type, 422, param=param)
+
+
+def _is_json(content_type: str) -> bool:
+    kind = content_type.partition(";")[0].strip().lower()
+    return kind == "application/json" or kind.endswith("+json")
 
 
 async def _http_error(request: Request, error: Exception) -> Response:

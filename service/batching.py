@@ -13,14 +13,16 @@ import math
 import threading
 import time
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 
 from models.encoder import Encoder, Tokenized, batches_by_length
 from service.admission import Room
 from service.encoder_thread import EncoderThread
 from service.errors import NotReady, Overloaded
 from service.lanes import Lanes
+from service.locks import ReadersWriterLock
 from service.metrics import Metrics
-from service.submissions import Lane, Outcome, Piece, Submission
+from service.submissions import Lane, Outcome, Piece, Submission, places_of_equal
 
 __all__ = ["EncodeQueue", "Lane", "Outcome", "Submission"]
 
@@ -30,6 +32,8 @@ ALWAYS_BATCHES = 4
 """Full batches' worth of waiting texts that are let in however long they take."""
 FEW_TOKENS = 160
 """Where so few padded tokens wait, a thread takes no more than its share of them."""
+CLOSE_INTERVAL_S = 0.01
+"""Seconds between two looks whether everything is encoded when the queue is closed."""
 DROP_INTERVAL_S = 0.05
 """Least seconds between two looks through a full queue for texts whose caller has left."""
 
@@ -51,8 +55,8 @@ class EncodeQueue:
     ) -> None:
         """Start as many threads as the encoder can compute forwards at one time.
 
-        ``max_batch_tokens`` padded tokens are in the network at one time at most, or one text each where that is longer; each
-        of the threads takes its part of them.
+        ``max_batch_tokens`` padded tokens are in the network at one time at most, each of the threads having its part of them;
+        only a text that is longer than a part goes as it is.
         """
         self.encoder = encoder
         self._parts = encoder.concurrency
@@ -69,6 +73,7 @@ class EncodeQueue:
         """Time (`time.monotonic`) of the last forward that succeeded since a thread was last replaced."""
         self.trouble: str | None = None
         """Why a thread was replaced, until a forward succeeds again."""
+        self._forwards = ReadersWriterLock()
         self._threads: list[EncoderThread] = []
         self._stuck: list[EncoderThread] = []
         with self._changed:
@@ -80,7 +85,7 @@ class EncodeQueue:
     @property
     def is_alive(self) -> bool:
         """Whether every thread of the encoder runs."""
-        return bool(self._threads) and all(thread.is_alive() for thread in self._threads)
+        return len(self._threads) == self._parts and all(thread.is_alive() for thread in self._threads)
 
     @property
     def is_beyond_repair(self) -> bool:
@@ -94,8 +99,8 @@ class EncodeQueue:
 
     @property
     def batch_tokens(self) -> int:
-        """Padded tokens of one forward at most: its part of the budget, but never less than the longest text."""
-        return max(self.budget_tokens // self._parts, min(self.budget_tokens, self.encoder.max_tokens))
+        """Padded tokens of one forward at most: its part of the budget. A text that is longer goes alone."""
+        return max(1, self.budget_tokens // self._parts)
 
     def depth(self) -> dict[Lane, tuple[int, int]]:
         """Return how many texts and tokens wait in each lane."""
@@ -112,8 +117,10 @@ class EncodeQueue:
             Overloaded: the queue is full, or interactive texts would wait for more than ``max_wait_s``.
             NotReady: the queue is closed, or the encoder hangs.
         """
-        groups = batches_by_length([len(text.ids) for text in texts], self.batch_tokens)
-        pieces = [Piece([texts[i] for i in group], is_limited, lane) for group in groups]
+        places = places_of_equal(texts)
+        batches = batches_by_length([len(texts[same[0]].ids) for same in places], self.batch_tokens)
+        groups = [[places[i] for i in batch] for batch in batches]
+        pieces = [Piece([texts[same[0]] for same in group], is_limited, lane) for group in groups]
         tokens = sum(piece.tokens for piece in pieces)
         with self._changed:
             if not self._is_open:
@@ -121,8 +128,9 @@ class EncodeQueue:
             if self.is_beyond_repair:
                 raise NotReady("the encoder hangs; the service must be started again")
             if is_limited:
-                self._admit(lane, len(texts), tokens)
-            self._room.pace.begin()
+                self._admit(lane, len(places), tokens)
+            if pieces:
+                self._room.pace.begin()
             for piece in pieces:
                 self._lanes.add(piece)
             self._changed.notify(len(pieces))
@@ -139,8 +147,7 @@ class EncodeQueue:
             self._is_open = False
             self._changed.notify_all()
         while self._has_work():
-            for thread in self._threads:
-                thread.join(0.2)
+            time.sleep(CLOSE_INTERVAL_S)
         self._is_closed.set()
         self._watchdog.join()
 
@@ -165,15 +172,21 @@ class EncodeQueue:
             self._room.pace.finish(sum(piece.tokens for piece in batch), self._is_idle())
             return True
 
+    def forwards(self, is_alone: bool) -> AbstractContextManager[None]:
+        """Let a forward run beside others, or alone."""
+        return self._forwards.exclusive() if is_alone else self._forwards.shared()
+
     def succeeded(self) -> None:
         """Hear that a forward came back with vectors."""
-        self.last_success, self.trouble = time.monotonic(), None
+        with self._changed:
+            if not self.is_beyond_repair:
+                self.last_success, self.trouble = time.monotonic(), None
 
     def memory_ran_out(self, tokens: int) -> None:
         """Hear that memory did not suffice for a batch of so many padded tokens: later ones are half as large at most."""
         with self._changed:
             half = min(self.batch_tokens, tokens) // 2
-            self.budget_tokens = max(self._parts * half, self.encoder.max_tokens)
+            self.budget_tokens = min(self.budget_tokens, max(self._parts * half, self.encoder.max_tokens))
             log.warning("memory ran out with %d tokens: a batch has %d at most now", tokens, self.batch_tokens)
 
     def _has_work(self) -> bool:
@@ -235,5 +248,9 @@ class EncodeQueue:
         """Start what is missing, unless too many hang or there is nothing left to do; the caller holds the lock."""
         while len(self._threads) < self._parts and not self.is_beyond_repair and (self._is_open or self._lanes):
             thread = EncoderThread(self.encoder, self, self._metrics)
-            thread.start()
+            try:
+                thread.start()
+            except RuntimeError:  # the system has none to give: the watchdog tries again
+                log.exception("a thread of the encoder could not be started")
+                return
             self._threads.append(thread)

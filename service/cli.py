@@ -9,6 +9,7 @@ import logging
 import logging.config
 import os
 import signal
+import socket
 import sys
 from pathlib import Path
 
@@ -95,6 +96,18 @@ def spare_what_stays() -> None:
     gc.freeze()
 
 
+def check_address(host: str, port: int) -> None:
+    """Raise ValueError where nobody can listen, because somebody does or because the address is not this machine's."""
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, kind, protocol) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(address)
+            probe.listen()
+    except OSError as error:
+        raise ValueError(f"cannot listen on {host}, port {port}: {error.strerror}") from error
+
+
 def serve(settings: Settings) -> int:
     """Run the service until SIGTERM or SIGINT; 1 if it could not start."""
     gc.freeze()  # what was imported need not be gone through while the model is loaded
@@ -103,19 +116,19 @@ def serve(settings: Settings) -> int:
     # uvicorn raises the signal that stopped it again when it has shut down: a stop as asked for exits with 0.
     signal.signal(signal.SIGTERM, lambda *_: None)
     app = create_app(settings)
-    server = uvicorn.Server(
-        uvicorn.Config(
-            app,
-            host=settings.host,
-            port=settings.port,
-            http=JoiningProtocol,
-            log_config=None,
-            access_log=False,
-            timeout_graceful_shutdown=settings.drain_timeout_s,
-            timeout_keep_alive=75,  # seconds; proxies keep idle connections for 60 and must be the ones who close
-            server_header=False,
-        )
+    config = uvicorn.Config(
+        app,
+        host=settings.host,
+        port=settings.port,
+        http=JoiningProtocol,
+        log_config=None,
+        access_log=False,
+        timeout_graceful_shutdown=settings.drain_timeout_s,
+        timeout_keep_alive=75,  # seconds; proxies keep idle connections for 60 and must be the ones who close
+        server_header=False,
     )
+    check_address(settings.host, settings.port)  # before anything is loaded or written
+    server = uvicorn.Server(config)
     app.state.on_ready = spare_what_stays
     app.state.on_failure = lambda: setattr(server, "should_exit", True)
     server.run()

@@ -22,6 +22,7 @@ from service.errors import Conflict
 from service.lexical import LexicalIndex
 from service.locks import ReadersWriterLock
 from service.mapped_memory import mapped_in
+from service.snapshots import UNFINISHED_SNAPSHOTS
 from service.vector_index import VectorIndex
 
 SNAPSHOT_ROWS = 10_000
@@ -47,6 +48,8 @@ class Collection:
         self._unsaved_rows = 0
         self._snapshot_at = time.monotonic()
         self._saving = threading.Lock()
+        for file in folder.glob(UNFINISHED_SNAPSHOTS):  # a process was killed while it wrote them
+            file.unlink()
         try:
             self.vectors = self._load_vectors()
             self.lexical = self._load_lexical()
@@ -163,10 +166,12 @@ class Collection:
         """Write the indexes beside their last snapshots and put them in place, if anything changed since."""
         with self._saving:
             if self._unsaved_rows and not self.store.is_retired:
-                self._unsaved_rows = 0
+                self._snapshot_at = time.monotonic()
+                unsaved = self._unsaved_rows
                 self.vectors.save(self.folder / "vectors.index")
                 self.lexical.save(self.folder / "lexical.index")
-                self._snapshot_at = time.monotonic()
+                with self._lock.exclusive():
+                    self._unsaved_rows -= unsaved
 
     def bytes(self) -> int:
         """Return the size of the collection on disk."""
@@ -183,9 +188,13 @@ class Collection:
             self.store.retire()
 
     def close(self) -> None:
-        """Save a snapshot and close the store."""
-        self.save_snapshot()
-        self.store.close()
+        """Save a snapshot, if there is room for one, and close the store."""
+        try:
+            self.save_snapshot()
+        except OSError:
+            log.exception("collection %s has no snapshot of its last state; the next start reads its store", self.name)
+        finally:
+            self.store.close()
 
     def _load_vectors(self) -> VectorIndex:
         kind, room = self.manifest["index"], mapped_in(self.folder)
@@ -198,7 +207,10 @@ class Collection:
         except ValueError as error:
             log.warning("collection %s: the vector index is rebuilt from the store: %s", self.name, error)
             (self.folder / "vectors.index").unlink()  # what is wrong now may look right later
-        return VectorIndex(self.dim, kind, self._device, room=room)
+        return self._new_vectors()
+
+    def _new_vectors(self) -> VectorIndex:
+        return VectorIndex(self.dim, self.manifest["index"], self._device, room=mapped_in(self.folder))
 
     def _load_lexical(self) -> LexicalIndex:
         try:
@@ -225,6 +237,11 @@ class Collection:
         with self.store.read() as view:
             rows = view.rows()
             missing = [np.setdiff1d(rows, index.rows(), assume_unique=True) for index in (self.vectors, self.lexical)]
+            # An index takes rows in ascending order only; where a write was not carried through, it is made anew.
+            if len(missing[0]) and missing[0][0] <= self.vectors.last_row:
+                self.vectors, missing[0] = self._new_vectors(), rows
+            if len(missing[1]) and missing[1][0] <= self.lexical.last_row:
+                self.lexical, missing[1] = LexicalIndex(), rows
             for index in (self.vectors, self.lexical):
                 gone = np.setdiff1d(index.rows(), rows, assume_unique=True)
                 index.remove(gone)

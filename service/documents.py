@@ -188,10 +188,10 @@ class DocumentStore:
         if connection.in_transaction:
             yield ReadView(connection, self.dim)
             return
-        connection.execute("BEGIN")
-        # A deferred transaction fixes its snapshot at the first read.
-        connection.execute("SELECT 1 FROM manifest LIMIT 1").fetchone()
         try:
+            connection.execute("BEGIN")
+            # A deferred transaction fixes its snapshot at the first read.
+            connection.execute("SELECT 1 FROM manifest LIMIT 1").fetchone()
             yield ReadView(connection, self.dim)
         finally:
             if connection.in_transaction:
@@ -212,10 +212,6 @@ class DocumentStore:
             finally:
                 if self._writer.in_transaction:
                     self._writer.execute("ROLLBACK")
-
-    def bytes(self) -> int:
-        """Return the size of the store on disk."""
-        return sum(file.stat().st_size for file in self._file.parent.glob(f"{self._file.name}*"))
 
     def retire(self) -> None:
         """Let nobody begin anything any more; whoever reads may finish.
@@ -304,10 +300,6 @@ class WriteTransaction:
     def forget_progress(self, job: str) -> None:
         """Drop what is remembered of a job."""
         self._connection.execute("DELETE FROM progress WHERE job = ?", (job,))
-
-    def set_manifest(self, key: str, value: str) -> None:
-        """Change an entry of the manifest; the open store's copy is the caller's to refresh."""
-        self._connection.execute("INSERT OR REPLACE INTO manifest VALUES (?, ?)", (key, value))
 
     def commit(self) -> None:
         """Make everything durable and visible."""

@@ -1,12 +1,13 @@
 """A thread that takes batch after batch through the encoder.
 
 A batch that fails is split and tried again, down to the one text that cannot be encoded, which fails alone; where memory ran
-out, later batches are smaller.
+out, later batches are smaller, and a single text is tried once more while no other forward runs.
 """
 
 import logging
 import threading
 import time
+from contextlib import AbstractContextManager
 from typing import Protocol
 
 import numpy as np
@@ -27,6 +28,10 @@ class Batches(Protocol):
 
     def finish(self, thread: "EncoderThread", batch: list[Piece]) -> bool:
         """Hear that a batch was answered, and say whether the thread goes on."""
+        ...
+
+    def forwards(self, is_alone: bool) -> AbstractContextManager[None]:
+        """Let a forward run beside others, or alone."""
         ...
 
     def succeeded(self) -> None:
@@ -87,10 +92,11 @@ class EncoderThread(threading.Thread):
             return
         self._split(batch, failure)
 
-    def _forward(self, texts: list[Tokenized]) -> Encoded:
+    def _forward(self, texts: list[Tokenized], is_alone: bool = False) -> Encoded:
         self.forward_began_at = time.monotonic()
         try:
-            encoded = self._encoder.encode(texts)
+            with self._batches.forwards(is_alone):
+                encoded = self._encoder.encode(texts)
         finally:
             self.forward_began_at = None
         if not np.isfinite(encoded.sentences).all():
@@ -113,8 +119,19 @@ class EncoderThread(threading.Thread):
         elif len(batch[0].texts) > 1:
             self._encode_apart(batch[0])
         else:
-            log.error("a text of %d tokens cannot be encoded", batch[0].tokens, exc_info=error)
-            batch[0].settle(Outcome(nothing(self._encoder.dim), {0: error}))
+            self._encode_alone(batch[0], error)
+
+    def _encode_alone(self, piece: Piece, error: Exception) -> None:
+        """Answer a piece of one text, for which a forward failed: others may have had the memory that it needs."""
+        if isinstance(error, MemoryError):
+            try:
+                hand_out(self._forward(piece.texts, is_alone=True), [piece])
+            except Exception as another:
+                error = MemoryError() if isinstance(another, MemoryError) else another
+            else:
+                return
+        log.error("a text of %d tokens cannot be encoded", piece.tokens, exc_info=error)
+        piece.settle(Outcome(nothing(self._encoder.dim), {0: error}))
 
     def _encode_apart(self, piece: Piece) -> None:
         """Encode the halves of a piece that failed as a whole."""

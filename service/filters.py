@@ -11,6 +11,8 @@ from typing import Any, NamedTuple, TypeGuard
 Value = str | int | float | bytes
 
 MAX_FILTER_CHARS = 256
+_LONG = b"\x02"
+"""In place of a string that is too long to be compared: it exists."""
 _OPERATORS = ("eq", "ne", "gt", "gte", "lt", "lte", "in", "nin", "exists")
 _SYMBOLS = {"gt": ">", "gte": ">=", "lt": "<", "lte": "<="}
 _SCAN = "SELECT row FROM attributes WHERE key = ? AND "
@@ -54,6 +56,8 @@ def attribute_values(metadata: dict[str, Any]) -> Iterator[tuple[str, Value]]:
                 yield key, _boolean(value)
             elif _is_comparable(value):
                 yield key, value
+            elif isinstance(value, str):
+                yield key, _LONG
 
 
 def _condition(key: str, operator: str, value: Any) -> Condition:

@@ -108,7 +108,9 @@ class GivenVectors:
         encoded, failures = outcome
         self.given.faults.update({window[place]: CANNOT_ENCODE for place in failures})
         kept = [place for place in range(len(window)) if place not in failures]
-        if len(kept) == window[-1] - window[0] + 1:  # as nearly always: one copy, which for one text keeps the interpreter's lock
+        if (
+            len(kept) == window[-1] - window[0] + 1
+        ):  # as nearly always: one copy, which for one text keeps the interpreter's lock
             self.sentences[window[0] : window[-1] + 1] = encoded.sentences
         else:
             self.sentences[[window[place] for place in kept]] = encoded.sentences[kept]

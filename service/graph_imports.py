@@ -7,15 +7,19 @@ there already.
 
 from pathlib import Path
 
+from service.errors import NotReady
 from service.graph_library import GraphLibrary
 from service.graphs import Graph
-from service.jobs import Job, Progress
+from service.jobs import Job, Postponed, Progress
 from service.triples import Reject, TripleLimits, TripleReader
 
 
 def import_triples(graphs: GraphLibrary, limits: TripleLimits, job: Job) -> None:
     """Run an import job: its spooled body into its graph."""
-    graph = graphs.get(job.target)
+    try:
+        graph = graphs.get(job.target)
+    except NotReady as error:
+        raise Postponed(error.sentence) from error
     recorded = graph.job_record(job.id)
     job.progress = Progress(**recorded) if recorded else Progress()
     job.begin()

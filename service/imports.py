@@ -13,8 +13,9 @@ from typing import Any, NamedTuple
 from service.collections import Collection
 from service.corpus_files import DocumentReader, id_of_line, read_documents
 from service.document_rules import Entry, Limits
+from service.errors import Conflict, NotReady
 from service.indexing import Batch, Indexed, Indexer
-from service.jobs import Job, Progress
+from service.jobs import Job, Postponed, Progress
 from service.library import Library
 
 WINDOW_LINES = 1_024
@@ -33,7 +34,11 @@ class _Window(NamedTuple):
 
 def import_documents(library: Library, indexer: Indexer, limits: Limits, job: Job) -> None:
     """Run an import job: its spooled body into its collection."""
-    collection = library.get(job.target)
+    try:
+        collection = library.get(job.target)
+        collection.check_model(indexer.fingerprint)  # it may be another one than when the job was accepted
+    except (NotReady, Conflict) as error:
+        raise Postponed(error.sentence) from error
     job.when_recorded = partial(collection.forget_progress, job.id)
     with collection.view() as view:
         recorded = view.progress(job.id)

@@ -51,6 +51,7 @@ class Indexer:
     def __init__(self, queue: EncodeQueue, codec: TokenCodec) -> None:
         self._queue = queue
         self._codec = codec
+        self.fingerprint = queue.encoder.fingerprint
 
     def begin(self, entries: Sequence[Entry], is_limited: bool) -> Batch:
         """Tokenize documents and queue them for encoding; of entries with the same id the last that has a token counts.

@@ -63,6 +63,10 @@ class Stopped(Exception):
     """The process ends: the job stays unfinished and is taken up at the next start."""
 
 
+class Postponed(Exception):
+    """What the job works on cannot be used at present, and why: it is taken up at the next start."""
+
+
 class Cancelled(Exception):
     """Someone cancelled the job."""
 
@@ -80,6 +84,7 @@ class Job:
         self.spool = spool
         self.state: State = "running"
         self.error: str | None = None
+        self.is_postponed = False
         self.progress = Progress()
         self.fraction = 0.0
         self.when_recorded: Callable[[], None] | None = None
@@ -100,6 +105,10 @@ class Job:
         self.error = error
         self._ended_at = time.monotonic()
         self.state = state
+
+    def postpone(self, reason: str) -> None:
+        """Say why the job does not go on before the next start."""
+        self.error, self.is_postponed = reason, True
 
     def check(self) -> None:
         """Raise `Cancelled` or `Stopped` where the job shall not go on."""
@@ -233,6 +242,8 @@ class JobRunner:
             if job.state == "running":
                 self._database.execute("UPDATE jobs SET state = 'cancelled' WHERE id = ? AND state = 'running'", (id,))
         job.cancel()
+        if job.is_postponed:  # nobody works on it who would notice
+            self._end(job, "cancelled")
         return job
 
     def close(self) -> None:
@@ -254,6 +265,11 @@ class JobRunner:
             self._work[job.kind](job)  # which asks `check` when it knows how far the job was before
         except Stopped:
             return
+        except Postponed as reason:
+            log.warning("job %s is taken up at the next start: %s", job.id, reason)
+            job.postpone(str(reason))
+            if job.is_cancelled:
+                self._end(job, "cancelled")
         except Cancelled:
             self._end(job, "cancelled")
         except ServiceError as error:
@@ -279,6 +295,7 @@ class JobRunner:
         if job.when_recorded is not None:
             with suppress(NotFound):  # what the job worked on was deleted
                 job.when_recorded()
+            job.when_recorded = None  # it holds what the job worked on, which may be deleted
 
     def _forget_old(self) -> None:
         ended = [job.id for job in self._jobs.values() if job.state != "running"]

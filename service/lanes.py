@@ -75,11 +75,14 @@ class Lanes:
     def drop_left(self) -> None:
         """Drop the pieces whose caller has left."""
         for lane, waiting in self._waiting.items():
-            for piece in waiting:
+            stays: deque[Piece] = deque()
+            for piece in waiting:  # asked once: somebody may leave meanwhile
                 if piece.future.cancelled():
                     self._count(piece, -1)
                     self._metrics.dropped.inc(len(piece.texts))
-            self._waiting[lane] = deque(piece for piece in waiting if not piece.future.cancelled())
+                else:
+                    stays.append(piece)
+            self._waiting[lane] = stays
 
     def next_batch(self, budget_tokens: int) -> tuple[Lane, list[Piece]]:
         """Take the pieces of the next forward from the lane whose turn it is: the oldest, and what is like it.

@@ -100,7 +100,9 @@ class LexicalIndex:
             segments = [*self._view.segments, *added.segments]
             if len(removed):
                 segments = [segment.without(removed) for segment in segments]
-            while len(segments) > 1 and segments[-2].docs is not self._claimed and _is_due(segments[-2], segments[-1:]):
+            while len(segments) > 1 and _is_due(segments[-2], segments[-1:]):
+                if self._claimed is not None and any(segment.docs is self._claimed for segment in segments[-2:]):
+                    break
                 if len(segments[-2].docs) + len(segments[-1].docs) > _INLINE_POSTINGS:
                     break
                 segments[-2:] = [merge(segments[-2:])]

@@ -129,6 +129,8 @@ class Library:
                 collection.save_snapshot_if_due(snapshot_interval_s)
             except FileNotFoundError:
                 log.info("collection %s was deleted during its maintenance", collection.name)
+            except Exception:  # the others have theirs all the same
+                log.exception("maintenance of collection %s failed and is tried again", collection.name)
 
     def close(self) -> None:
         """Save snapshots, close every store and release the folder."""

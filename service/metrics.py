@@ -120,7 +120,7 @@ class Metrics:
             registry=registry,
         )  # fmt: skip
         self._restarts = Counter(
-            "moverank_encoder_restarts", "Times the encoder's thread was replaced.", ["reason"], registry=registry
+            "moverank_encoder_restarts", "Times a thread of the encoder was replaced.", ["reason"], registry=registry
         )
         self.solved = Counter("moverank_transport_solved", "Transport problems that were solved.", registry=registry)
         self.pruned = Counter(

@@ -17,6 +17,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from models.deadline import Deadline
 from models.fallback import STAND_IN_TOKENS
 from models.sampling import sample, spelled
 from models.unilm import Generator
@@ -84,8 +85,8 @@ class Paraphraser:
         self._is_closing = False
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="paraphrase")
 
-    def submit(self, text: str, sampling: Sampling) -> "Future[Paraphrases]":
-        """Queue a text.
+    def submit(self, text: str, sampling: Sampling, deadline: Deadline) -> "Future[Paraphrases]":
+        """Queue a text; after the deadline nothing more is written.
 
         Raises:
             Overloaded: too many are waiting.
@@ -101,7 +102,7 @@ class Paraphraser:
                     retry_after_s=1,
                 )
             self._waiting += 1
-        future = self._thread.submit(self._write, text, sampling)
+        future = self._thread.submit(self._write, text, sampling, deadline)
         future.add_done_callback(lambda _: self._leave())
         return future
 
@@ -115,8 +116,8 @@ class Paraphraser:
         with self._changed:
             self._waiting -= 1
 
-    def _write(self, text: str, sampling: Sampling) -> Paraphrases:
-        samples, is_truncated = self.samples(text, sampling)
+    def _write(self, text: str, sampling: Sampling, deadline: Deadline) -> Paraphrases:
+        samples, is_truncated = self.samples(text, sampling, deadline)
         written = different(samples, text)
         distinct = len(written)
         written = written[: max(sampling.n, distinct // 2)]
@@ -127,7 +128,7 @@ class Paraphraser:
         order = np.lexsort((np.arange(len(written)), -cosines))[: sampling.n]
         return Paraphrases([Paraphrase(written[i], float(cosines[i])) for i in order.tolist()], distinct, is_truncated)
 
-    def samples(self, text: str, sampling: Sampling) -> tuple[list[str], bool]:
+    def samples(self, text: str, sampling: Sampling, deadline: Deadline) -> tuple[list[str], bool]:
         """Draw samples as texts, the likeliest first; say whether the text is longer than the half of the positions it has.
 
         Marks and characters that nobody can name are written only where the text has them.
@@ -143,7 +144,7 @@ class Paraphraser:
             sampling.top_p,
             LONGEST_TOKENS,
             sampling.seed,
-            lambda: self._is_closing,
+            lambda: self._is_closing or deadline.is_over,
             sorted(self._unwanted - set(prompt)),
         )
         shown = {

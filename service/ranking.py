@@ -9,6 +9,7 @@ On a GPU the bounds of a pool, and of blocks, are computed there, from a table o
 """
 
 import itertools
+import math
 import weakref
 from typing import Literal, NamedTuple
 
@@ -17,6 +18,7 @@ from numpy.typing import NDArray
 
 from models.block_rerank import rerank_in_blocks
 from models.candidates import PLAIN, Candidates, RankedTexts, Weighing
+from models.deadline import Deadline
 from models.device_tokens import DeviceTable, DeviceVectors, stored_floors
 from models.rerank import EXACT, Reranked, Solving, rerank
 from models.solvers import Cores
@@ -75,7 +77,7 @@ class Ranker:
         self._cache = TokenListCache(codec, max_token_lists_bytes) if isinstance(codec, TokenIds) else None
 
     def prepare(
-        self, collection: Collection, view: ReadView, rows: Rows, rules: Rules, is_whole: bool, deadline: float
+        self, collection: Collection, view: ReadView, rows: Rows, rules: Rules, is_whole: bool, deadline: Deadline
     ) -> Prepared:
         """Bring what all queries need: token lists for whole collections, document frequencies for "idf".
 
@@ -91,7 +93,7 @@ class Ranker:
         return prepared._replace(owner=owner)
 
     def _prepare(
-        self, collection: Collection, view: ReadView, rows: Rows, rules: Rules, is_whole: bool, deadline: float
+        self, collection: Collection, view: ReadView, rows: Rows, rules: Rules, is_whole: bool, deadline: Deadline
     ) -> Prepared:
         masses = None if rules.masses == OWN_MASSES[rules.measure] else rules.masses
         if self._cache is None:
@@ -126,9 +128,11 @@ class Ranker:
         known: NDArray[np.float64],
         rules: Rules,
         prepared: Prepared,
-        deadline: float,
+        deadline: Deadline,
     ) -> Reranked:
         """Rank documents (n,) of which (1 - weight) * known (n,) is known."""
+        if deadline.is_over:
+            return self.rank_late(view, query, rows, known, rules)
         solving = self._solving(rules)
         if solving.bound is stored_floors:
             texts, names = self.read(view, rows, prepared, rules), None
@@ -156,9 +160,11 @@ class Ranker:
         known: NDArray[np.float64],
         rules: Rules,
         prepared: Prepared,
-        deadline: float,
+        deadline: Deadline,
     ) -> Reranked:
         """Rank the documents (n,) of a collection, or all that pass its filter, by ascending row."""
+        if deadline.is_over:
+            return self.rank_late(view, query, rows, known, rules)
         lists = prepared.lists
         rest = (
             (1.0 - rules.weight) * known,
@@ -179,6 +185,20 @@ class Ranker:
         weights = prepared.weighing.of_table(self._codec.table)
         candidates = Candidates.from_table(self._codec.table, lists.ids, lists.offsets, weights)
         return rerank(query.tokens, candidates, *rest, solving=solving._replace(bound=EXACT.bound))
+
+    def rank_late(
+        self, view: ReadView, query: EncodedText, rows: Rows, known: NDArray[np.float64], rules: Rules
+    ) -> Reranked:
+        """Rank documents by what is known of them, where no time is left to read, bound or solve anything."""
+
+        def read(_: NDArray[np.int64]) -> RankedTexts:
+            raise AssertionError("nothing is read after the deadline")
+
+        known = (1.0 - rules.weight) * known
+        names = lambda where: view.ids(rows[where].tolist())  # noqa: E731
+        return rerank_in_blocks(
+            query.tokens, read, known, rules.weight, rules.top_k, rules.measure, names, Deadline(-math.inf)
+        )
 
     def query_weights(self, query: EncodedText, prepared: Prepared) -> NDArray[np.float64] | None:
         """Token weights (m,) of a query; None for those of the measure."""

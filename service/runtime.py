@@ -153,6 +153,8 @@ class Runtime:
     def check_forward(self, max_age_s: float, timeout_s: float) -> str | None:
         """Return None if a forward pass succeeded lately or succeeds now, else the reason."""
         queue = self.queue
+        if queue.is_beyond_repair:
+            return queue.trouble
         if queue.stalled_s > timeout_s:
             return f"a forward pass has been running for {queue.stalled_s:.0f} s"
         last = queue.last_success

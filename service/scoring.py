@@ -5,13 +5,13 @@ listens to words (its statistics are those of the given texts), and Word Rotator
 returned. The transport plan says which stretches of a text speak to the query.
 """
 
-import time
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from models.deadline import Deadline
 from models.fusion import SharesByLength, first_stage
 from models.rerank import rerank
 from models.token_codec import TokenCodec
@@ -71,11 +71,11 @@ def score_texts(
     shares: SharesByLength,
     top_n: int | None = None,
     span_rules: SpanRules | None = None,
-    deadline: float | None = None,
+    deadline: Deadline | None = None,
 ) -> Scored:
     """Rank the texts after the first, which is the query; ties keep the order given.
 
-    Texts with a fault come last. After ``deadline`` (a value of `time.monotonic`) nothing more is solved, a text counts with
+    Texts with a fault come last. After ``deadline`` nothing more is solved, a text counts with
     the least score it can have, and has no spans.
     """
     given = vectors.given
@@ -86,7 +86,7 @@ def score_texts(
     is_partial = False
     if len(readable):
         query, *candidates = (codec.unpack([vectors.packed[i] for i in part]) for part in ([0], readable.tolist()))
-        cosine = vectors.sentences[readable] @ vectors.sentences[0]
+        cosine = (vectors.sentences[readable] @ vectors.sentences[0]).clip(-1.0, 1.0)
         words = LexicalIndex()
         words.add(readable, [given.texts[i] for i in readable])
         weight, lexical_weight = shares.at(words.length_ratio(given.texts[0]))
@@ -100,7 +100,7 @@ def score_texts(
         for place, score in zip(ranked.order.tolist(), ranked.scores.tolist(), strict=True):
             i = int(readable[place])
             spans: list[RelevantSpan] = []
-            if span_rules is not None and deadline is not None and time.monotonic() >= deadline:
+            if span_rules is not None and deadline is not None and deadline.is_over:
                 is_partial = True
             elif span_rules is not None:
                 places = [(start, end) for _, start, end in token_spans(given.texts[i], given.tokenized[i])]

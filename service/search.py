@@ -4,7 +4,6 @@ The encoder's queue has done the first step when a search arrives here. Candidat
 reciprocal rank; transport reranks them, solving only what can matter; texts and metadata are read for the hits alone.
 """
 
-import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
@@ -13,6 +12,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from models.deadline import Deadline
 from models.encoder import Tokenized
 from models.fusion import SharesByLength, first_stage, reciprocal_ranks
 from models.rerank import Certificate, best_of
@@ -24,6 +24,7 @@ from service.documents import Document, ReadView
 from service.filters import Condition
 from service.lexical_query import LexicalQuery
 from service.ranking import Machine, Prepared, Ranker, Rules, SolverName
+from service.timings import Timings
 
 Retrieve = Literal["vector", "lexical", "hybrid"]
 Rerank = Literal["wrd", "wmd", "none"]
@@ -124,29 +125,8 @@ class _Pool(NamedTuple):
     length_ratio: float  # how many times as long as the query a text of the collection is
 
 
-class Timings:
-    """Milliseconds spent in each stage of a request."""
-
-    def __init__(self) -> None:
-        self.stages: dict[str, float] = {}
-        self._start = self._last = time.perf_counter()
-
-    def lap(self, stage: str) -> None:
-        """Add the time since the last lap to a stage."""
-        now = time.perf_counter()
-        self.stages[stage] = self.stages.get(stage, 0.0) + (now - self._last) * 1e3
-        self._last = now
-
-    def lap_encoding(self, waited_s: float) -> None:
-        """Add the time since the last lap to ``queue``, as far as it was waiting, and to ``encode``."""
-        self.lap("encode")
-        queue = min(waited_s * 1e3, self.stages["encode"])
-        self.stages = {"queue": queue, "encode": self.stages["encode"] - queue}
-
-    def total(self) -> dict[str, float]:
-        """Return all stages and their total, rounded to microseconds."""
-        total = (time.perf_counter() - self._start) * 1e3
-        return {stage: round(ms, 3) for stage, ms in (*self.stages.items(), ("total", total))}
+_NOTHING = _Pool(_NO_ROWS, None, None, None, 1.0)
+"""Of a query whose turn did not come in time."""
 
 
 class Searcher:
@@ -167,17 +147,18 @@ class Searcher:
         collection: Collection,
         queries: Sequence[EncodedText],
         options: SearchOptions,
-        deadline: float,
+        deadline: Deadline,
         timings: Timings,
     ) -> list[Answer]:
         """Answer queries over one consistent state of a collection.
 
-        What is not reranked by ``deadline`` (a value of `time.monotonic`) counts with the least score it can have, and the
-        answer says that it is partial.
+        What is not reranked by ``deadline`` counts with the least score it can have. Queries after the first that have no
+        candidates by then have no hits. Such answers say that they are partial.
 
         Raises:
             InvalidRequest: the masses that are asked for cannot be had.
         """
+        timings.lap_waiting()
         with ExitStack() as stack:
             with collection.searching():
                 view = stack.enter_context(collection.view())
@@ -185,9 +166,12 @@ class Searcher:
                 allowed = view.matching(options.conditions) if options.conditions else None
                 if options.scope == "corpus":
                     rows = present if allowed is None else allowed
-                    pools = [_pool(collection, query, rows, options, None) for query in queries]
+                    pools = [
+                        _NOTHING if number and deadline.is_over else _pool(collection, query, rows, options, None)
+                        for number, query in enumerate(queries)
+                    ]
                 else:
-                    pools = _candidates(collection, queries, options, allowed)
+                    pools = _candidates(collection, queries, options, allowed, deadline)
             timings.lap("retrieve")
             rules, prepared = options.rules, Prepared()
             if rules is not None:
@@ -207,9 +191,11 @@ class Searcher:
         pool: "_Pool",
         options: SearchOptions,
         prepared: Prepared,
-        deadline: float,
+        deadline: Deadline,
     ) -> Answer:
         """Order a pool by its score, with transport where it is asked for."""
+        if pool is _NOTHING:
+            return Answer(is_partial=True)
         known = first_stage(pool.cosine, pool.lexical, options.lexical_weight)
         rules = options.rules
         if rules is None or not len(pool.rows):
@@ -234,17 +220,19 @@ class Searcher:
         hits: Sequence[Hit],
         rules: Rules,
         prepared: Prepared,
-        deadline: float,
+        deadline: Deadline,
     ) -> list[Alignment | None]:
         """Align the query with the hits, whose rows are given, until the deadline; None for those after it."""
+        alignments: list[Alignment | None] = [None] * len(hits)
+        if deadline.is_over:
+            return alignments
         spans = token_spans(query.text, query.tokenized)
         weights = self._ranker.query_weights(query, prepared)
         stored = self._ranker.stored(view, rows, prepared)
-        alignments: list[Alignment | None] = [None] * len(hits)
-        for i, tokenized in enumerate(self._tokenize([hit.document.text for hit in hits])):
-            if time.monotonic() > deadline:
+        for i, hit in enumerate(hits):
+            if deadline.is_over:
                 break
-            there = token_spans(hits[i].document.text, tokenized)
+            there = token_spans(hit.document.text, self._tokenize([hit.document.text])[0])
             alignments[i] = align(
                 spans, query.tokens, there, stored.tokens(i), rules.measure, weights, stored.weights_of(i)
             )
@@ -278,8 +266,12 @@ def _candidates(
     queries: Sequence[EncodedText],
     options: SearchOptions,
     allowed: NDArray[np.int64] | None,
+    deadline: Deadline,
 ) -> list["_Pool"]:
-    """Ask FAISS, BM25 or both for the candidates of each query."""
+    """Ask FAISS, BM25 or both for the candidates of each query.
+
+    Queries after the first whose turn does not come before the deadline have none.
+    """
     count = max(options.candidates, options.top_k)
     by_vector = [_NO_ROWS] * len(queries)
     scores: NDArray[np.float32] | None = None
@@ -288,15 +280,17 @@ def _candidates(
         by_vector = [rows[rows >= 0] for rows in found]
     if options.retrieve == "vector" and scores is not None:
         return [
-            _Pool(rows, score[: len(rows)], None, None, collection.lexical.length_ratio(query.text))
+            _Pool(rows, score[: len(rows)].clip(-1.0, 1.0), None, None, collection.lexical.length_ratio(query.text))
             for query, rows, score in zip(queries, by_vector, scores, strict=True)
         ]
-    pools = []
+    pools: list[_Pool] = []
     for query, near in zip(queries, by_vector, strict=True):
+        if pools and deadline.is_over:
+            break
         words = collection.lexical.ask(query.text)
         rows = reciprocal_ranks([near, words.best(count, allowed)[1]], count)
         pools.append(_pool(collection, query, rows, options, words))
-    return pools
+    return pools + [_NOTHING] * (len(queries) - len(pools))
 
 
 def _pool(
@@ -311,7 +305,7 @@ def _pool(
     words = words or collection.lexical.ask(query.text)
     if not (options.retrieve == "lexical" and options.rerank == "none"):
         # One dot product each: a matrix product may round equal rows differently, and then equal texts would not tie.
-        cosine = collection.vectors.scores_for(query.sentence, rows)
+        cosine = collection.vectors.scores_for(query.sentence, rows).clip(-1.0, 1.0)  # rounding goes beyond
     if options.retrieve != "vector":
         bm25, ceiling = words.scores_for(rows), words.ceiling
         lexical = bm25 / np.float32(ceiling) if ceiling > 0 else np.zeros_like(bm25)

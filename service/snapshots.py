@@ -17,6 +17,8 @@ import numpy as np
 
 from service.mapped_memory import Array, Room
 
+UNFINISHED_SNAPSHOTS = "*.new"
+"""What the files are called while they are written; those of a process that was killed stay behind."""
 _MAGIC = b"moverank\x01"
 _LENGTH_BYTES = 4
 _DIGEST_BYTES = 32

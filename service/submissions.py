@@ -1,6 +1,7 @@
 """Texts on their way through the encoder's queue: what a caller holds, and what the queue holds of it."""
 
 import time
+from collections.abc import Sequence
 from concurrent.futures import Future, InvalidStateError
 from contextlib import suppress
 from typing import Literal, NamedTuple
@@ -58,7 +59,8 @@ class Piece:
 class Submission:
     """Texts on their way through the queue."""
 
-    def __init__(self, pieces: list[Piece], groups: list[list[int]], count: int, dim: int) -> None:
+    def __init__(self, pieces: list[Piece], groups: list[list[list[int]]], count: int, dim: int) -> None:
+        """Expect the outcomes of pieces; ``groups`` has the places of every text of a piece among the ``count`` submitted."""
         self._pieces = pieces
         self._groups = groups
         self._count = count
@@ -108,12 +110,24 @@ class Submission:
         for piece, group in zip(self._pieces, self._groups, strict=True):
             timeout_s = None if deadline is None else max(0.0, deadline - time.monotonic())
             encoded, failed = piece.future.result(timeout_s)
-            failures |= {group[position]: error for position, error in failed.items()}
-            for position, i in enumerate(group):
-                sentences[i] = encoded.sentences[position]
-                tokens[i] = encoded.tokens[position]
-                token_ids[i] = encoded.token_ids[position]
+            failures |= {i: error for position, error in failed.items() for i in group[position]}
+            for position, same in enumerate(group):
+                for i in same:
+                    sentences[i] = encoded.sentences[position]
+                    tokens[i] = encoded.tokens[position]
+                    token_ids[i] = encoded.token_ids[position]
         return Outcome(Encoded(sentences, tokens, token_ids), failures)
+
+
+def places_of_equal(texts: Sequence[Tokenized]) -> list[list[int]]:
+    """Return the places of every different text, by first appearance.
+
+    A network may round the rows of a batch differently; equal texts that are encoded once have equal vectors, and tie.
+    """
+    places: dict[tuple[int, ...], list[int]] = {}
+    for i, text in enumerate(texts):
+        places.setdefault(tuple(text.ids), []).append(i)
+    return list(places.values())
 
 
 def nothing(dim: int) -> Encoded:

@@ -8,7 +8,6 @@ where all lists together would be larger than the budget. They are derived: whoe
 import itertools
 import math
 import threading
-import time
 import weakref
 from typing import NamedTuple
 
@@ -16,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.candidates import Integers, ranges
+from models.deadline import Deadline
 from models.token_codec import TokenIds
 from service.collections import Collection
 from service.documents import ReadView
@@ -84,17 +84,17 @@ class TokenListCache:
         with self._lock:
             return sum(lists.size_bytes for lists in self._lists.values())
 
-    def read(self, collection: Collection, view: ReadView, rows: Rows, deadline: float) -> TokenLists | None:
+    def read(self, collection: Collection, view: ReadView, rows: Rows, deadline: Deadline) -> TokenLists | None:
         """The lists of all documents of a view, whose ascending rows are given.
 
-        None where the deadline (`time.monotonic`) comes before they are read: what was read by then is kept for the next search.
+        None where the deadline comes before they are read: what was read by then is kept for the next search.
 
         Raises:
             ListsTooLarge: they are larger than the budget.
         """
         with self._lock:
             lock = self._locks.setdefault(collection, threading.Lock())
-        if not lock.acquire(timeout=max(0.0, deadline - time.monotonic())):
+        if not lock.acquire(timeout=min(deadline.left_s, threading.TIMEOUT_MAX)):
             return None
         try:
             with self._lock:
@@ -129,13 +129,13 @@ class TokenListCache:
     def _made(self, rows: Rows, packed: list[bytes]) -> TokenLists:
         return TokenLists(rows, *self._codec.ids(packed))
 
-    def _brought_up(self, known: TokenLists, view: ReadView, rows: Rows, deadline: float) -> TokenLists:
+    def _brought_up(self, known: TokenLists, view: ReadView, rows: Rows, deadline: Deadline) -> TokenLists:
         """Lists of these rows, or of as many as can be read by the deadline."""
         is_kept = np.isin(known.rows, rows, assume_unique=True)
         missing = np.setdiff1d(rows, known.rows, assume_unique=True)
         parts = [known if is_kept.all() else known.chosen(np.flatnonzero(is_kept))]
         for start in range(0, len(missing), READ_ROWS):
-            if time.monotonic() >= deadline:
+            if deadline.is_over:
                 break
             wanted = missing[start : start + READ_ROWS]
             parts.append(self._made(wanted, view.tokens(wanted.tolist())[1]))

@@ -12,6 +12,7 @@ index that a view holds is never changed. So no search waits, and each sees all 
 trains, extends and compacts on the side. FAISS's only door.
 """
 
+import logging
 import threading
 from pathlib import Path
 from typing import Any, NamedTuple, Self
@@ -26,6 +27,7 @@ from service.snapshots import read_snapshot, write_snapshot
 from service.vector_blocks import Blocks, Slots, Vectors
 from service.vector_rows import NO_ROWS, Rows, VectorRows
 
+log = logging.getLogger(__name__)
 _FETCH, _FETCH_CODES = 2, 10  # candidates per wanted result: from an index of whole vectors, of short codes
 _FETCH_LEAST = 256
 _COMPARED_SHARE = 1 / 8  # where more of all vectors than this, or than may be found, would be fetched, all are compared
@@ -72,7 +74,6 @@ class VectorIndex:
         if dim < 1:
             raise ValueError(f"dim must be positive: {dim}")
         self.dim, self.requested = dim, kind
-        self.problem: str | None = None  # FAISS's reason why the wanted index could not be built: search stays exact
         self._factory = None if kind == "auto" else index_kinds.without_numbering(kind)
         if self._factory is not None:
             _new_index(dim, self._factory)
@@ -138,8 +139,7 @@ class VectorIndex:
         if k < 1:
             raise ValueError(f"k must be positive: {k}")
         queries, (vectors, main) = self._checked(queries), self._view
-        scores = np.full((len(queries), k), -np.inf, np.float32)
-        rows = np.full((len(queries), k), -1, np.int64)
+        scores, rows = np.full((len(queries), k), -np.inf, np.float32), np.full((len(queries), k), -1, np.int64)
         slots = None if allowed is None else vectors.slots_of(np.asarray(allowed, np.int64))
         wanted = min(k, vectors.live if slots is None else len(slots))
         if not wanted:
@@ -256,7 +256,7 @@ class VectorIndex:
         return self._factory or index_kinds.chosen_kind(live, self.dim, self._gpu is not None)
 
     def _build(self, vectors: VectorRows, factory: str) -> _Main | None:
-        """Train and fill a FAISS index with all slots; None, and the reason in `problem`, where FAISS cannot."""
+        """Train and fill a FAISS index with all slots; None where FAISS cannot, and the log says why."""
         index = _new_index(self.dim, factory)
         try:
             if not index.is_trained:
@@ -267,9 +267,9 @@ class VectorIndex:
             for piece in vectors.blocks.pieces():
                 index.add(piece)
         except RuntimeError as error:
-            self.problem, self._retry_from = reason(error), 2 * vectors.live
+            log.warning("no index %r of %d vectors, which stay exact: %s", factory, vectors.live, reason(error))
+            self._retry_from = 2 * vectors.live
             return None
-        self.problem = None
         return _Main(self._on_device(index), factory, len(vectors.rows), vectors.live)
 
     def _extend(self, vectors: VectorRows, main: _Main) -> _Main | None:

@@ -17,6 +17,7 @@ import httpx
 import uvicorn
 from starlette.testclient import TestClient
 
+from models.encoder import Tokenized
 from service.app import create_app
 from service.connections import JoiningProtocol
 from service.settings import Settings
@@ -75,6 +76,14 @@ def address_of(settings: Settings) -> Iterator[str]:
     finally:
         server.should_exit = True
         thread.join()
+
+
+def unlike(text: Tokenized, count: int) -> list[Tokenized]:
+    """As many texts as long as the given one (six tokens at least), no two alike."""
+    return [
+        text._replace(ids=[text.ids[0], *(5 + i // 16**place % 16 for place in range(4)), *text.ids[5:]])
+        for i in range(count)
+    ]
 
 
 def until(condition: Any, limit_s: float = START_LIMIT_S) -> None:

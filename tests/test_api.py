@@ -17,7 +17,7 @@ import zstandard
 from httpx import Client, Response
 from starlette.testclient import TestClient
 
-from live_service import address_of, client_of, finished_job, until
+from live_service import address_of, client_of, finished_job, unlike, until
 from service.settings import Settings
 
 FAQ = {
@@ -465,7 +465,9 @@ def test_a_search_that_cannot_end_in_time_says_partial(tmp_path: Path, model_fol
     with client_of(settings_of(tmp_path, model_folder, max_queue_wait_ms=10**9)) as client:
         client.post("/v1/collections/faq/documents", json=documents_of(FAQ))
         runtime = client.app.state.runtime  # type: ignore[attr-defined]
-        occupying = runtime.queue.submit(runtime.encoder.tokenize(["花呗怎么还款" * 9]) * 20_000, "interactive", False)
+        occupying = runtime.queue.submit(
+            unlike(runtime.encoder.tokenize(["花呗怎么还款" * 9])[0], 20_000), "interactive", False
+        )
         found = search(client, ["花呗", "退货"], timeout_ms=5)
         assert found["partial"] is True
         assert [result["hits"] for result in found["results"]] == [[], []]
@@ -744,7 +746,9 @@ def test_a_full_queue_answers_429_and_says_when_to_come_back(tmp_path: Path, mod
     with client_of(settings_of(tmp_path, model_folder, max_queued_texts=100, max_queued_tokens=200)) as client:
         client.put("/v1/collections/a")
         runtime = client.app.state.runtime  # type: ignore[attr-defined]
-        occupying = runtime.queue.submit(runtime.encoder.tokenize(["花呗怎么还款" * 9]) * 20_000, "interactive")
+        occupying = runtime.queue.submit(
+            unlike(runtime.encoder.tokenize(["花呗怎么还款" * 9])[0], 20_000), "interactive"
+        )
         for path, body in (
             ("/v1/collections/a/search", {"query": "a"}),
             ("/v1/similarity", {"pairs": [["a", "b"]]}),

@@ -13,6 +13,7 @@ from models import block_rerank, rerank, transport
 from models import bounds as bounds_module
 from models.bounds import Floors
 from models.candidates import Candidates, TokenTable, ranges
+from models.deadline import Deadline
 from models.dual_bound import dual_values
 from models.query_potentials import query_potentials
 from models.transport import Measure
@@ -182,12 +183,22 @@ def test_blocks_stop_where_nothing_better_can_follow() -> None:
     scores = known + 0.05 * (1.0 - problem.distances("wrd"))
     assert found.order.tolist() == np.argsort(-scores, kind="stable")[:5].tolist()
     late = block_rerank.rerank_in_blocks(
-        problem.vectors, reading, known, 0.05, 5, "wrd", np.arange(5_000), deadline=time.monotonic() - 1.0
+        problem.vectors, reading, known, 0.05, 5, "wrd", np.arange(5_000), deadline=Deadline(time.monotonic() - 1.0)
     )
     assert not late.certificate.exact
     assert late.certificate.next_bound is not None
     assert late.certificate.next_bound >= scores.max()
     assert late.order.tolist() == [0, 1, 2, 3, 4]
+    known[1_024:] -= 0.5  # after the first block nobody can be better, but the deadline comes while that is read
+    soon = Deadline()
+
+    def slow(where: NDArray[np.int64]) -> Candidates:
+        soon.give_up()
+        return part(problem, where)
+
+    cut = block_rerank.rerank_in_blocks(problem.vectors, slow, known, 0.05, 5, "wrd", deadline=soon)
+    assert not cut.certificate.exact
+    assert not cut.is_complete
 
 
 @pytest.mark.parametrize(

@@ -559,3 +559,48 @@ def test_searching_while_collections_come_and_go(tmp_path: Path) -> None:
     library.close()
     assert not faults
     assert set(found) <= {0, 3}
+
+
+@pytest.mark.parametrize("name", ["vectors", "lexical"])
+def test_a_write_that_was_not_carried_through_is_healed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """What is committed but did not get into an index, because memory ran out, is there after the next start."""
+    collection = make(tmp_path / "faq")
+    expected = {"a": "花呗", "b": "还款", "c": "信用"}
+    upsert(collection, {"a": "花呗"})
+    with monkeypatch.context() as patched:
+        failing = {"vectors": "update", "lexical": "apply"}[name]
+        patched.setattr(getattr(collection, name), failing, lambda *_: (_ for _ in ()).throw(MemoryError))
+        with pytest.raises(MemoryError):
+            upsert(collection, {"b": "还款"})
+    upsert(collection, {"c": "信用"})
+    collection.close()
+    collection = Collection(tmp_path / "faq", "cpu")
+    assert_in_step(collection, expected)
+    stop(collection)
+
+
+def test_a_snapshot_that_failed_is_written_later(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A full disk leaves the last snapshot and is tried again; closing succeeds; what a killed process left goes away."""
+    collection = make(tmp_path / "faq")
+    upsert(collection, {"a": "花呗", "b": "还款"})
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("service.vector_index.write_snapshot", full)
+        with pytest.raises(OSError, match="No space"):
+            collection.save_snapshot()
+    collection.save_snapshot()
+    assert sorted(file.name for file in (tmp_path / "faq").glob("*.index")) == sorted(SNAPSHOTS)
+    upsert(collection, {"c": "信用"})
+    with monkeypatch.context() as patched:
+        patched.setattr("service.vector_index.write_snapshot", full)
+        collection.close()
+    (tmp_path / "faq" / "vectors.index.4711.new").write_bytes(b"half")
+    collection = Collection(tmp_path / "faq", "cpu")
+    assert not list((tmp_path / "faq").glob("*.new"))
+    assert_in_step(collection, {"a": "花呗", "b": "还款", "c": "信用"})
+    stop(collection)

@@ -12,6 +12,7 @@ import pytest
 
 from conftest import CHARACTERS
 from models import transport
+from models.deadline import Deadline
 from models.encoder import Encoder
 from models.token_codec import TokenIds, token_codec
 from service.alignment import encoded_texts
@@ -19,7 +20,8 @@ from service.collections import Collection
 from service.documents import Document, Vectors, new_manifest
 from service.errors import InvalidRequest
 from service.filters import parse_filter
-from service.search import Answer, Searcher, SearchOptions, Timings
+from service.search import Answer, Searcher, SearchOptions
+from service.timings import Timings
 from service.token_lists import ListsTooLarge, TokenListCache, TokenLists
 
 WHOLE = SearchOptions(10, 100, "vector", "wrd", 1.0, 0.0, "corpus", (), False)
@@ -50,7 +52,7 @@ class Faq:
     def search(self, wanted: SearchOptions, seconds: float = 1_000.0) -> Answer:
         tokenized = self.encoder.tokenize([QUERY])
         query = encoded_texts([QUERY], tokenized, self.encoder.encode(tokenized))
-        return self.searcher.search(self.collection, query, wanted, time.monotonic() + seconds, Timings())[0]
+        return self.searcher.search(self.collection, query, wanted, Deadline(time.monotonic() + seconds), Timings())[0]
 
     def expected(self, wanted: SearchOptions) -> list[tuple[float, str]]:
         """Score and id of every document that a filter on its size lets through, by solving everything, best first."""
@@ -193,7 +195,7 @@ def lists_of(faq: Faq, cache: TokenListCache, seconds: float = 1_000.0) -> Token
     """Token lists of the present documents."""
     with faq.collection.searching(), faq.collection.view() as view:
         rows = faq.collection.vectors.rows()
-        return cache.read(faq.collection, view, rows, time.monotonic() + seconds)
+        return cache.read(faq.collection, view, rows, Deadline(time.monotonic() + seconds))
 
 
 def new_cache(faq: Faq, budget_bytes: int = 1 << 20) -> TokenListCache:
@@ -251,7 +253,7 @@ def test_what_the_deadline_left_is_read_next_time(encoder: Encoder, tmp_path: Pa
         other = threading.Thread(target=lambda: found.append(lists_of(faq, cache)))
         other.start()
         other.join(60)
-        ours = cache.read(faq.collection, old, rows, time.monotonic() + 60)
+        ours = cache.read(faq.collection, old, rows, Deadline(time.monotonic() + 60))
         assert ours is not None
         assert ours.rows.tolist() == rows.tolist()
     assert_lists(faq, found[0])

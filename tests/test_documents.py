@@ -1,5 +1,6 @@
 """service/documents.py: the store against a dict, through changes, restarts and concurrent reading."""
 
+import itertools
 import sqlite3
 import threading
 from pathlib import Path
@@ -293,4 +294,34 @@ def test_commits_are_durable_before_they_return(tmp_path: Path) -> None:
     with sqlite3.connect(f"file:{tmp_path}/documents.db?mode=ro", uri=True) as other:
         assert other.execute("SELECT COUNT(*) FROM documents").fetchone() == (3,)
     other.close()
+    store.close()
+
+
+def test_a_view_that_could_not_be_opened_leaves_nothing_open(tmp_path: Path) -> None:
+    """After a first read that fails, the next view of the same thread sees what was written since."""
+    store = new_store(tmp_path)
+    write(store, named(1))
+    with store.read() as view:
+        assert view.count() == 1
+    connection = store._reader()
+    failed = has_opened = False
+    for step in range(1, 200):
+        counted = itertools.count(1)
+        connection.set_progress_handler(lambda step=step, counted=counted: next(counted) == step, 1)
+        try:
+            with store.read():
+                has_opened = True
+        except sqlite3.OperationalError:
+            failed = failed or not has_opened
+        finally:
+            connection.set_progress_handler(None, 0)
+        if has_opened:
+            break
+        assert not connection.in_transaction
+    assert failed
+    if connection.in_transaction:
+        connection.execute("ROLLBACK")
+    write(store, named(1, start=1))
+    with store.read() as view:
+        assert view.count() == 2
     store.close()

@@ -13,7 +13,7 @@ from sentence_transformers import SentenceTransformer
 from transformers import AutoModel, ElectraConfig, ModernBertConfig, PretrainedConfig, RoFormerConfig, XLMRobertaConfig
 
 from conftest import CHARACTERS, write_bert, write_tokenizer
-from models.encoder import Encoder, EncoderNetwork, TorchForward, batches_by_length, choose_device, pad
+from models.encoder import Encoded, Encoder, EncoderNetwork, TorchForward, batches_by_length, choose_device, pad
 from models.encoder_folder import fingerprint, read_encoder_folder
 from models.onnx_export import onnx_forward
 from models.token_codec import ScaledBytes, TokenIds, token_codec
@@ -271,3 +271,22 @@ def test_a_folder_that_lacks_weights_is_refused(tmp_path: Path) -> None:
     save_file(tensors, file, metadata={"format": "pt"})
     with pytest.raises(ValueError, match=r"lacks weights of the network: encoder\.layer\.1\.output"):
         Encoder(tmp_path / "bert", "cpu")
+
+
+@pytest.mark.parametrize("content", [b"", b"not a graph"])
+def test_a_damaged_graph_is_exported_again(model_folder: Path, tmp_path: Path, content: bytes) -> None:
+    """What a power failure left of the cached graph does not keep the service from starting."""
+    described = read_encoder_folder(model_folder, None)
+    graph = tmp_path / f"{described.fingerprint}.onnx"
+    graph.write_bytes(content)
+    assert onnx_forward(described, tmp_path, threads=1).concurrency == 1
+    assert graph.stat().st_size > len(content)
+
+
+def test_a_text_that_could_not_be_encoded_packs_as_nothing() -> None:
+    """Of a batch with a failed text, the others' token vectors are kept, and its own are none."""
+    tokens = [np.empty((0, 0), np.float32), np.ones((3, 4), np.float32)]
+    codec = ScaledBytes(4)
+    packed = codec.pack(Encoded(np.ones((2, 4), np.float32), tokens, [np.empty(0, np.int32)] * 2))
+    assert packed[0] == b""
+    assert codec.unpack(packed).tokens(1).shape == (3, 4)

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 
-from models.fallback import FIRST_STAND_IN, STAND_IN_TOKENS, STAND_INS, Fallbacks, with_fallbacks
+from models.fallback import FIRST_STAND_IN, STAND_IN_TOKENS, STAND_INS, Fallbacks
 
 KNOWN = "网络银行还款abc019，（）"
 VOCABULARY = {
@@ -24,20 +24,20 @@ def tokens(text: str) -> list[str]:
 def test_an_unknown_character_becomes_its_stand_in() -> None:
     """A character without a token is written as the stand-in of its code point; known ones stay."""
     code = ord("蝽")
-    assert with_fallbacks("网蝽c", GROWN) == f"网{chr(FIRST_STAND_IN + code % STAND_INS)}c"
-    assert with_fallbacks("ABC（网）", GROWN) == "ABC（网）"
+    assert Fallbacks(GROWN).apply("网蝽c") == f"网{chr(FIRST_STAND_IN + code % STAND_INS)}c"
+    assert Fallbacks(GROWN).apply("ABC（网）") == "ABC（网）"
 
 
 def test_a_letter_that_cannot_stand_inside_a_word_is_unknown() -> None:
     """A letter needs its token at the beginning of a word and inside it; else what stands around it would decide."""
-    assert with_fallbacks("d", {**GROWN, "d": 999}) != "d"
-    assert with_fallbacks("d", {**GROWN, "d": 999, "##d": 1000}) == "d"
-    assert with_fallbacks("9°", {**GROWN, "°": 999}) != "9°"  # a sign that does not end a word
+    assert Fallbacks({**GROWN, "d": 999}).apply("d") != "d"
+    assert Fallbacks({**GROWN, "d": 999, "##d": 1000}).apply("d") == "d"
+    assert Fallbacks({**GROWN, "°": 999}).apply("9°") != "9°"  # a sign that does not end a word
 
 
 def test_a_vocabulary_without_stand_ins_changes_nothing() -> None:
     """Other people's folders read as they always did."""
-    assert with_fallbacks("网蝽", VOCABULARY) == "网蝽"
+    assert Fallbacks(VOCABULARY).apply("网蝽") == "网蝽"
 
 
 @given(st.text(st.characters(exclude_categories=["Cs"]), max_size=30))

@@ -58,13 +58,10 @@ def holds(document: dict[str, Any], key: str, name: str, wanted: Any) -> bool:
     """Read one condition as the documentation of filters says it."""
     entry = document.get(key)
     listed = entry if isinstance(entry, list) else [entry]
-    values = [
-        value
-        for value in listed
-        if value is not None and not (isinstance(value, str) and len(value) > MAX_FILTER_CHARS)
-    ]
+    given = [value for value in listed if value is not None]
     if name == "exists":
-        return bool(values) == wanted
+        return bool(given) == wanted
+    values = [value for value in given if not (isinstance(value, str) and len(value) > MAX_FILTER_CHARS)]
     if name in ORDERED:
         return any(kind(value) == kind(wanted) and ORDERED[name](value, wanted) for value in values)
     accepted = wanted if name in ("in", "nin") else [wanted]

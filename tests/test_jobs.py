@@ -1,5 +1,6 @@
 """service/jobs.py and imports.py: a file becomes documents and numbered errors, however often it is interrupted."""
 
+import gc
 import gzip
 import itertools
 import json
@@ -7,6 +8,7 @@ import lzma
 import sqlite3
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -439,3 +441,61 @@ def test_texts_of_any_characters_come_through(site: Site) -> None:
     runner.close()
     assert job.status()["errors"] == []
     assert site.documents() == {str(i): text for i, text in enumerate(texts)}
+
+
+@pytest.mark.parametrize("trouble", ["another model", "a damaged store"])
+def test_a_job_waits_where_its_collection_cannot_be_used(encoder: Encoder, tmp_path: Path, trouble: str) -> None:
+    """An accepted import is neither lost nor mixed in where the service starts with another model or a damaged collection."""
+    site = open_site(encoder, tmp_path)
+    runner = site.start()
+    runner._stopping.set()
+    job = site.submit(runner, many(20))
+    runner.close()
+    store = tmp_path / "collections" / "faq" / "documents.db"
+    if trouble == "a damaged store":
+        site.library.close()
+        whole = store.read_bytes()
+        store.write_bytes(b"x" * 4_096)
+        site = site._replace(library=Library(tmp_path))
+    else:
+        site.indexer.fingerprint = "another"
+    runner = site.start()
+    waits = wait(runner.get(job.id), lambda job: job.error is not None)
+    assert waits.state == "running"
+    assert waits.error is not None
+    assert ("reindex" if trouble == "another model" else "damaged") in waits.error
+    assert waits.spool.exists()
+    runner.close()
+    if trouble == "a damaged store":
+        site.library.close()
+        store.write_bytes(whole)
+        site = site._replace(library=Library(tmp_path))
+    site.indexer.fingerprint = encoder.fingerprint
+    runner = site.start()
+    assert wait(runner.get(job.id)).state == "done"
+    assert len(site.documents()) == 20
+    runner.close()
+    site.queue.close()
+    site.library.close()
+
+
+def test_a_job_that_waits_can_be_cancelled(site: Site) -> None:
+    """Nobody works on a job that waits for the next start, and it can be given up all the same."""
+    site.indexer.fingerprint = "another"
+    runner = site.start()
+    job = wait(site.submit(runner, many(5)), lambda job: job.is_postponed)
+    assert runner.cancel(job.id).state == "cancelled"
+    assert not job.spool.exists()
+    runner.close()
+
+
+def test_jobs_that_have_ended_hold_no_collection(site: Site) -> None:
+    """What a deleted collection had open is closed, however long its import is remembered."""
+    runner = site.start()
+    wait(site.submit(runner, many(5)))
+    gone = weakref.ref(site.collection)
+    site.library.delete("faq")
+    gc.collect()
+    assert gone() is None
+    runner.close()
+    site.library.create("faq", site.queue.encoder.fingerprint, site.queue.encoder.dim, "codec")

@@ -4,8 +4,9 @@ import math
 import threading
 import unicodedata
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from scripts.training.vocabulary import simplified
-from service import grams
+from service import grams, lexical
 from service.lexical import LexicalIndex
 from service.question_words import asked_about, share_kept
 
@@ -284,3 +285,29 @@ def test_what_was_computed_serves_the_next_question(
             assert asked.scores_for(rows).tolist() == index.scores_for(query, rows).tolist()
         assert asked.ceiling == index.ceiling(query)
         assert asked.length_ratio == index.length_ratio(query)
+
+
+def test_a_delete_beside_a_merge_loses_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """While segments are merged on the side, a delete does not merge them, too."""
+    index, merge = LexicalIndex(), lexical.merge
+
+    def texts_from(start: int, count: int) -> list[str]:
+        generator = np.random.default_rng(start)
+        return ["".join(chr(0x4E00 + c) for c in generator.integers(0, 3_000, 10)) for _ in range(count)]
+
+    def meanwhile(change: Callable[[], None]) -> None:
+        def merging(segments: list[Any]) -> Any:
+            monkeypatch.setattr(lexical, "merge", merge)
+            change()
+            return merge(segments)
+
+        monkeypatch.setattr(lexical, "merge", merging)
+
+    index.add(np.arange(1_000), texts_from(0, 1_000))
+    index.remove(np.arange(300))
+    meanwhile(lambda: index.add(np.arange(1_000, 1_400), texts_from(1, 400)))
+    assert index.maintain()
+    meanwhile(lambda: index.remove(np.array([1_000])))
+    while index.maintain():
+        pass
+    assert index.rows().tolist() == [*range(300, 1_000), *range(1_001, 1_400)]

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
 from conftest import SPECIAL, write_generator, write_tokenizer
-from models.fallback import STAND_IN_TOKENS, with_fallbacks
+from models.fallback import STAND_IN_TOKENS, Fallbacks
 from models.key_order import PARTS
 from models.name_tokens import NameTokenizer
 from models.unilm import Generator
@@ -46,7 +46,7 @@ def test_names_get_the_tokens_that_the_tokenizer_gives_them(folder: Path, texts:
     vocabulary = reference.get_vocab()
     assert found.offsets[-1] == len(found.tokens)
     for i, text in enumerate(texts):
-        plain = with_fallbacks(text.encode("utf-8", "replace").decode(), vocabulary)
+        plain = Fallbacks(vocabulary).apply(text.encode("utf-8", "replace").decode())
         assert found.sequence(i).tolist() == reference.encode(plain, add_special_tokens=False).ids
 
 

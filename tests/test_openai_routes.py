@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from starlette.testclient import TestClient
 
 from conftest import CHARACTERS
-from live_service import client_of, until
+from live_service import client_of, unlike, until
 from models.encoder import Encoder
 from service.settings import Settings
 from test_batching import POISON, WatchedForward
@@ -193,7 +193,9 @@ def test_a_full_queue_is_429_with_retry_after(tmp_path: Path, model_folder: Path
     """OpenAI's clients come back by themselves when they are told when."""
     with client_of(settings_of(tmp_path, model_folder, max_queued_texts=50, max_queued_tokens=2_500)) as client:
         runtime = client.app.state.runtime  # type: ignore[attr-defined]
-        occupying = runtime.queue.submit(runtime.encoder.tokenize(["花呗怎么还款" * 7]) * 20_000, "interactive")
+        occupying = runtime.queue.submit(
+            unlike(runtime.encoder.tokenize(["花呗怎么还款" * 7])[0], 20_000), "interactive"
+        )
         answer = client.post("/v1/embeddings", json={"input": "花"})
         assert_openai_error(answer, 429, "rate_limit_error", "max_queued_texts = 50")
         assert int(answer.headers["Retry-After"]) > 0

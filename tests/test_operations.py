@@ -204,3 +204,87 @@ def damage_store(file: Path, how: str) -> None:
     else:
         broken = {"noise": b"\xff" * len(content), "empty": b"", "cut": content[: len(content) // 3]}[how]
         file.write_bytes(broken)
+
+
+@pytest.fixture(name="occupied")
+def _occupied(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[TestClient, threading.Event]]:
+    """A service with one search thread, on which a search stands still until a door opens."""
+    with client_of(settings.model_copy(update={"search_threads": 1})) as client:
+        documents = [{"id": f"{i:03}", "text": "花呗怎么还款" + "信用卡"[: i % 4]} for i in range(40)]
+        client.post("/v1/collections/faq/documents", json={"documents": documents})
+        door, began = threading.Event(), threading.Event()
+        searcher = client.app.state.runtime.searcher  # type: ignore[attr-defined]
+        search = searcher.search
+
+        def standing(*given: Any) -> Any:
+            began.set()
+            assert door.wait(60)
+            return search(*given)
+
+        monkeypatch.setattr(searcher, "search", standing)
+        asking = threading.Thread(
+            target=lambda: client.post("/v1/collections/faq/search", json={"query": "花呗", "timeout_ms": 60_000})
+        )
+        asking.start()
+        assert began.wait(60)
+        yield client, door
+        door.set()
+        asking.join(60)
+
+
+def test_a_search_does_not_wait_longer_for_its_turn_than_its_caller(
+    occupied: tuple[TestClient, threading.Event],
+) -> None:
+    """While the search thread is taken, searches and pairs answer at their deadline, and say that they are partial."""
+    client, door = occupied
+    for path, body in (
+        ("/v1/collections/faq/search", {"query": "花呗", "timeout_ms": 100}),
+        ("/v1/similarity", {"pairs": [["花呗", "还款"]], "timeout_ms": 100}),
+    ):
+        answer = client.post(path, json=body)
+        assert answer.status_code == 200
+        assert answer.json()["partial"] is True
+        assert not door.is_set()
+    assert (
+        client.post("/v1/collections/faq/search", json={"query": "花呗", "timeout_ms": 100}).json()["took_ms"]["queue"]
+        > 50
+    )
+
+
+def test_queries_that_come_too_late_cost_little(settings: Settings) -> None:
+    """Of many queries those whose turn comes after the deadline have no hits or unproven ones; the first has hits always."""
+    with client_of(settings) as client:
+        documents = [{"id": f"{i:03}", "text": "花呗怎么还款" * 3 + "信用卡"[: i % 4]} for i in range(60)]
+        client.post("/v1/collections/faq/documents", json={"documents": documents})
+        body = {"query": ["花呗如何还款" * 3] * 200, "top_k": 60, "explain": True, "timeout_ms": 150}
+        for scope in ("pool", "corpus"):
+            found = client.post("/v1/collections/faq/search", json={**body, "scope": scope}).json()
+            assert found["partial"] is True
+            assert len(found["results"]) == 200
+            last = found["results"][-1]
+            assert not last["hits"] or last["certificate"]["exact"] is False
+            assert all(hit["alignment"] is None for hit in last["hits"])
+
+
+def test_equal_texts_of_one_request_tie(settings: Settings) -> None:
+    """Equal texts have equal vectors, so their scores tie and the order is that of their ids."""
+    with client_of(settings) as client:
+        documents = [{"id": f"{i:03}", "text": ["完全相同", "花呗怎么还款"][i % 2]} for i in range(60)]
+        client.post("/v1/collections/faq/documents", json={"documents": documents})
+        for rerank in ("none", "wrd"):
+            body = {"query": "花呗还款", "top_k": 40, "rerank": rerank}
+            hits = client.post("/v1/collections/faq/search", json=body).json()["results"][0]["hits"]
+            same = [hit["id"] for hit in hits if hit["text"] == "花呗怎么还款"]
+            assert same == sorted(same)
+            assert len({hit["score"] for hit in hits if hit["text"] == "花呗怎么还款"}) == 1
+        vectors = client.post("/v1/embeddings", json={"model": "-", "input": ["花呗", "还款", "花呗"]}).json()["data"]
+        assert vectors[0]["embedding"] == vectors[2]["embedding"] != vectors[1]["embedding"]
+
+
+def test_a_body_without_its_type_is_told_which_header_is_missing(settings: Settings) -> None:
+    """What curl sends without a header is refused with the header that it needs."""
+    with client_of(settings) as client:
+        form = {"Content-Type": "application/x-www-form-urlencoded"}
+        answer = client.post("/v1/similarity", content=b'{"pairs": [["a", "b"]]}', headers=form)
+        assert answer.status_code == 422
+        assert "Content-Type: application/json" in answer.json()["error"]

@@ -13,6 +13,7 @@ from hypothesis.extra.numpy import arrays
 from starlette.testclient import TestClient
 
 from live_service import client_of
+from models.deadline import Deadline
 from models.fallback import STAND_IN_TOKENS, Fallbacks
 from models.sampling import SPECIAL, drawn, nucleus, sample, spelled
 from models.unilm import Generator
@@ -114,7 +115,7 @@ def test_marks_are_not_written(generator_folder: Path) -> None:
     paraphraser = Paraphraser(generator_folder, "cpu", lambda texts: np.ones((len(texts), 2), np.float32), 1)
     unwanted = {*MARKS, *STAND_IN_TOKENS}
     for top_p in (0.9, 1.0):
-        found, _ = paraphraser.samples(QUESTION, Sampling(10, 60, top_p, 2))
+        found, _ = paraphraser.samples(QUESTION, Sampling(10, 60, top_p, 2), Deadline())
         assert found
         assert not any(character in unwanted for text in found for character in text)
     paraphraser.close()

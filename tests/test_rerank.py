@@ -14,6 +14,7 @@ from models import bounds as bounds_module
 from models import transport
 from models.bounds import Floors
 from models.candidates import Candidates, TokenTable
+from models.deadline import Deadline
 from models.rerank import Reranked, rerank
 from models.transport import Measure
 
@@ -202,12 +203,12 @@ def test_deadline(measure: Measure) -> None:
     """After the deadline the answer is in order of what each score is at least, and the certificate is not exact."""
     query, texts = like_questions(3, 40)
     known = np.linspace(0.0, 0.4, 40)
-    late = rerank(query, packed(texts, 32), known, 0.7, 5, measure, deadline=time.monotonic())
+    late = rerank(query, packed(texts, 32), known, 0.7, 5, measure, deadline=Deadline(time.monotonic()))
     assert not late.certificate.exact
     assert late.certificate.solved == 0
     assert late.order.tolist() == [39, 38, 37, 36, 35]
     assert np.isnan(late.distances).all()
-    best = rerank(query, packed(texts, 32), known, 0.7, 5, measure, deadline=time.monotonic() + 3600)
+    best = rerank(query, packed(texts, 32), known, 0.7, 5, measure, deadline=Deadline(time.monotonic() + 3600))
     assert best.certificate.exact
     assert (late.scores <= best.scores).all()
     assert late.certificate.next_bound is not None

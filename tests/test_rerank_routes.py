@@ -138,6 +138,8 @@ def test_long_texts_are_cut_with_a_warning_or_refused(client: TestClient) -> Non
     assert "documents[1] has more tokens than the model reads, 48" in answer.json()["error"]
     told = client.post("/rerank", json={"query": QUERY, "texts": [TEXTS[0], long]})
     assert told.headers["X-Truncated"] == "1"
+    told = client.post("/rerank", json={"query": long, "texts": [long, TEXTS[0]]})
+    assert told.headers["X-Truncated"] == "query,0"
     assert client.post("/rerank", json={"query": QUERY, "texts": [long], "truncate": False}).status_code == 422
     cut = reranked(client, [long], max_tokens_per_doc=2)
     assert cut["usage"]["total_tokens"] == len(QUERY) + 2 + 4

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from conftest import CHARACTERS
+from models.deadline import Deadline
 from models.encoder import Encoder, Tokenized
 from models.fusion import Shares, SharesByLength
 from models.token_codec import token_codec
@@ -93,7 +94,7 @@ def test_shares_hang_on_the_length_of_the_texts(encoder: Encoder) -> None:
 def test_after_the_deadline_the_answer_is_partial(encoder: Encoder) -> None:
     """With no time left nothing is solved, and the answer says so."""
     vectors = vectors_of(encoder, ["花呗", "还款", "退货"])
-    found = score_texts(vectors, token_codec(encoder), constant(0.5, 0.0), deadline=0.0)
+    found = score_texts(vectors, token_codec(encoder), constant(0.5, 0.0), deadline=Deadline(0.0))
     assert found.is_partial
     assert len(found.texts) == 2
 

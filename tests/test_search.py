@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from conftest import CHARACTERS
 from models import transport
+from models.deadline import Deadline
 from models.encoder import Encoder
 from models.fusion import Shares, SharesByLength
 from models.token_codec import TokenCodec, token_codec
@@ -24,7 +25,8 @@ from service.collections import Collection
 from service.documents import Document, Vectors, new_manifest
 from service.filters import parse_filter
 from service.lexical import LexicalIndex
-from service.search import Answer, SearchDefaults, Searcher, SearchOptions, Timings
+from service.search import Answer, SearchDefaults, Searcher, SearchOptions
+from service.timings import Timings
 
 PATIENCE_S = 60.0
 TEXTS = [
@@ -77,7 +79,7 @@ class Bench(NamedTuple):
         return encoded_texts(queries, tokenized, self.encoder.encode(tokenized))
 
     def search(self, queries: list[str], options: SearchOptions, seconds: float = 1_000.0) -> list[Answer]:
-        deadline = time.monotonic() + seconds
+        deadline = Deadline(time.monotonic() + seconds)
         return self.searcher.search(self.collection, self.read(queries), options, deadline, Timings())
 
 
@@ -217,7 +219,7 @@ def test_a_search_equals_the_plain_loop(encoders: dict[str, Encoder], kind: str,
         for wanted in data.draw(st.lists(options, min_size=4, max_size=4), label="options"):
             queries = data.draw(st.lists(readable, min_size=1, max_size=3), label="queries")
             encoded = bench.read(queries)
-            answers = bench.searcher.search(bench.collection, encoded, wanted, time.monotonic() + 1_000, Timings())
+            answers = bench.searcher.search(bench.collection, encoded, wanted, Deadline(), Timings())
             for query, answer in zip(encoded, answers, strict=True):
                 assert_equal(bench, query, answer, wanted)
     finally:
@@ -268,7 +270,7 @@ def test_an_alignment_is_a_plan_over_the_original_texts(
     bench.add(corpus)
     query = bench.read(["怎么😀还 款，花"])[0]
     wanted = replace(ALL, retrieve="vector", rerank=measure, top_k=50)
-    hits = bench.searcher.search(bench.collection, [query], wanted, time.monotonic() + 1_000, Timings())[0].hits
+    hits = bench.searcher.search(bench.collection, [query], wanted, Deadline(), Timings())[0].hits
     assert len(hits) == len(corpus)
     for hit in hits:
         alignment = hit.alignment
@@ -369,7 +371,7 @@ def test_searches_during_upserts_see_one_version(bench: Bench) -> None:
         try:
             while not is_done.is_set():
                 for each in wanted:
-                    answer = bench.searcher.search(bench.collection, query, each, time.monotonic() + 99, Timings())[0]
+                    answer = bench.searcher.search(bench.collection, query, each, Deadline(), Timings())[0]
                     seen.append((len(answer.hits), len({hit.document.text for hit in answer.hits})))
         except BaseException as error:
             faults.append(error)

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.candidates import Candidates, Integers, TokenTable
+from models.deadline import Deadline
 from models.encoder import Encoder
 from models.rerank import rerank
 from models.token_codec import TokenCodec, token_codec
@@ -18,7 +19,8 @@ from models.transport import Measure
 from service.alignment import EncodedText, encoded_texts
 from service.collections import Collection
 from service.documents import Document, Vectors, new_manifest
-from service.search import SearchDefaults, Searcher, SearchOptions, Timings
+from service.search import SearchDefaults, Searcher, SearchOptions
+from service.timings import Timings
 
 TOP_K = 10
 ADDED = 1_024
@@ -79,7 +81,7 @@ def stored_rows(model: Path, texts: Sequence[str], queries: Sequence[str]) -> li
             took, stages, solved = [], [], []
             for query in (asked[0], *asked):
                 timings, start_s = Timings(), time.perf_counter()
-                answer = searcher.search(collection, [query], options, time.monotonic() + 60.0, timings)[0]
+                answer = searcher.search(collection, [query], options, Deadline(time.monotonic() + 60.0), timings)[0]
                 took.append(1e3 * (time.perf_counter() - start_s))
                 stages.append(timings.stages)
                 assert answer.certificate is not None

@@ -5,7 +5,6 @@ waiting, and what has not begun is not begun.
 """
 
 import asyncio
-import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import Executor, Future
 from contextvars import copy_context
@@ -18,6 +17,7 @@ from fastapi.routing import APIRoute
 from service.batching import Submission
 from service.errors import NotReady, ServiceError, TooLarge
 from service.runtime import Runtime
+from service.timings import Deadline
 
 T = TypeVar("T")
 _End = Literal["done", "late", "left"]
@@ -121,12 +121,31 @@ async def in_pool(request: Request, pool: Executor, function: Callable[..., T], 
     return future.result()
 
 
-async def until_encoded(request: Request, submission: Submission, deadline: float | None = None) -> bool:
-    """Wait for vectors while the caller waits; return whether they came before ``deadline`` (`time.monotonic`)."""
+async def in_pool_until(
+    request: Request, pool: Executor, deadline: Deadline, function: Callable[..., T], *arguments: Any
+) -> T | None:
+    """Run a function that keeps to a deadline in a thread pool; None where the deadline came before its turn.
+
+    Where the caller leaves, what runs is told to end.
+    """
+    future = pool.submit(copy_context().run, function, *arguments)
+    try:
+        if not await wait_for(request, [future], deadline):
+            if future.cancelled():
+                return None
+            await wait_for(request, [future], None)  # it has begun, and ends soon
+        return future.result()
+    finally:
+        if not future.done():
+            deadline.give_up()
+
+
+async def until_encoded(request: Request, submission: Submission, deadline: Deadline | None = None) -> bool:
+    """Wait for vectors while the caller waits; return whether they came before ``deadline``."""
     return await wait_for(request, submission.futures, deadline)
 
 
-async def wait_for(request: Request, futures: Sequence[Future[Any]], deadline: float | None) -> bool:
+async def wait_for(request: Request, futures: Sequence[Future[Any]], deadline: Deadline | None) -> bool:
     """Wait until all futures are done, or give them up: at the deadline (False) or when the caller leaves (CallerLeft).
 
     Whether the caller is still there is looked at from `WATCH_AFTER_S` on: most are answered before that.
@@ -157,7 +176,7 @@ async def wait_for(request: Request, futures: Sequence[Future[Any]], deadline: f
         future.add_done_callback(lambda _: loop.call_soon_threadsafe(count))
     timers = [loop.call_later(WATCH_AFTER_S, watch)]
     if deadline is not None:
-        timers.append(loop.call_later(max(0.0, deadline - time.monotonic()), end, "late"))
+        timers.append(loop.call_later(deadline.left_s, end, "late"))
     try:
         how = await ended
         if how == "left":

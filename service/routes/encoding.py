@@ -10,7 +10,7 @@ from service.errors import InvalidRequest
 from service.given_texts import GivenTexts, GivenVectors, given_texts, lane_of, windows, wrong_texts
 from service.routes.calls import in_pool, until_encoded
 from service.runtime import Runtime
-from service.search import Timings
+from service.timings import Deadline, Timings
 
 INLINE_CHARS = 2_000
 """Up to here a thread's hand-over takes longer than tokenizing."""
@@ -72,13 +72,13 @@ def _named(given: GivenTexts, what: str | Callable[[int], str], place: int) -> t
 
 
 async def encode(
-    request: Request, runtime: Runtime, vectors: GivenVectors, timings: Timings, deadline: float | None = None
+    request: Request, runtime: Runtime, vectors: GivenVectors, timings: Timings, deadline: Deadline | None = None
 ) -> None:
     """Send the readable texts through the queue and take their vectors; the first window is admitted like any other request.
 
     Raises:
         Overloaded: the queue is full.
-        InvalidRequest: the deadline (a value of `time.monotonic`) came first.
+        InvalidRequest: the deadline came first.
     """
     settings, queue = runtime.settings, runtime.queue
     given = vectors.given
@@ -103,7 +103,7 @@ async def _take_first(
     runtime: Runtime,
     vectors: GivenVectors,
     ahead: deque[tuple[list[int], Submission]],
-    deadline: float | None,
+    deadline: Deadline | None,
 ) -> float:
     window, submission = ahead[0]
     if not await until_encoded(request, submission, deadline):

@@ -2,7 +2,6 @@
 
 import asyncio
 import datetime
-import time
 from contextlib import suppress
 from typing import Annotated, Any
 
@@ -33,7 +32,7 @@ from service.routes.calls import JsonRoute, Ready, check_most, in_pool, json_res
 from service.routes.jobs import compression_of, file_of, spooled_body
 from service.runtime import Runtime
 from service.schemas import JobAccepted
-from service.search import Timings
+from service.timings import Timings, deadline_in
 from service.triples import Triple, join_subject, make_triple, split_subject
 
 router = APIRouter(prefix="/v1/graphs", tags=["graphs"], route_class=JsonRoute)
@@ -142,7 +141,7 @@ async def post_question(request: Request, runtime: Ready, name: str, body: AskBo
     options = AskOptions(body.beams, body.top_k, body.min_probability, body.lookahead, body.explain)
     futures = runtime.asking.submit(graph.view, questions, options)
     timeout_ms = settings.default_timeout_ms
-    if not await wait_for(request, futures, time.monotonic() + timeout_ms / 1e3):
+    if not await wait_for(request, futures, deadline_in(timeout_ms)):
         raise NotReady(
             f"the questions were not answered within default_timeout_ms = {timeout_ms}; send fewer, or try again later",
             retry_after_s=1,

@@ -13,7 +13,7 @@ from service.routes.calls import JsonRoute, Ready, check_most, in_pool, json_res
 from service.routes.direct import direct_routes
 from service.routes.encoding import check_faults, check_lengths, encode, read_texts
 from service.runtime import Runtime
-from service.search import Timings
+from service.timings import Timings
 
 OPENAI_ERRORS: dict[int | str, dict[str, Any]] = {
     status: {"model": OpenAIErrorBody} for status in (400, 401, 403, 404, 413, 422, 429, 500, 503)

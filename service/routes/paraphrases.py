@@ -1,7 +1,5 @@
 """Similar questions of a text."""
 
-import time
-
 from fastapi import APIRouter, Request, Response
 
 from service.document_rules import wrong_text
@@ -10,7 +8,7 @@ from service.observability import note
 from service.paraphrase_schemas import ParaphrasesBody, ParaphrasesResult
 from service.paraphrases import Sampling
 from service.routes.calls import JsonRoute, Ready, check_most, json_response, timing_header, wait_for
-from service.search import Timings
+from service.timings import Timings, deadline_in
 
 router = APIRouter(prefix="/v1", tags=["paraphrases"], route_class=JsonRoute)
 
@@ -31,13 +29,16 @@ async def post_paraphrases(request: Request, runtime: Ready, body: ParaphrasesBo
             f"the model {settings.model.name} cannot write: its folder has no language-model head; "
             "set paraphrase_model to a folder that has one"
         )
-    future = runtime.paraphraser.submit(body.text, Sampling(body.n, body.samples, body.top_p, body.seed))
-    deadline = time.monotonic() + settings.default_timeout_ms / 1e3
-    if not await wait_for(request, [future], deadline):
-        raise NotReady(
-            f"no paraphrases within default_timeout_ms = {settings.default_timeout_ms}; ask for fewer samples",
-            retry_after_s=1,
-        )
+    deadline = deadline_in(settings.default_timeout_ms)
+    future = runtime.paraphraser.submit(body.text, Sampling(body.n, body.samples, body.top_p, body.seed), deadline)
+    try:
+        if not await wait_for(request, [future], deadline):
+            raise NotReady(
+                f"no paraphrases within default_timeout_ms = {settings.default_timeout_ms}; ask for fewer samples",
+                retry_after_s=1,
+            )
+    finally:
+        deadline.give_up()  # of what is written by then, this does nothing
     found = future.result()
     timings.lap("generate")
     note(request.scope, samples=body.samples, distinct=found.distinct)

@@ -1,6 +1,5 @@
 """Rerank of given texts: the form of Jina, Cohere and vLLM (``documents``), and that of TEI (``texts``)."""
 
-import time
 import uuid
 from typing import Any
 
@@ -15,7 +14,7 @@ from service.routes.calls import JsonRoute, Ready, check_most, in_pool, json_res
 from service.routes.encoding import check_lengths, encode, read_texts
 from service.runtime import Runtime
 from service.scoring import Scored, ScoredText, SpanRules, score_texts
-from service.search import Timings
+from service.timings import Timings, deadline_in
 
 router = APIRouter(tags=["rerank"], route_class=JsonRoute)
 
@@ -91,7 +90,7 @@ async def _rerank_texts(request: Request, runtime: Runtime, body: TextsRerankBod
         | ({"text": body.texts[text.position]} if body.return_text else {})
         for text in scored.texts
     ]
-    return json_response(ranks, headers=timing_header(timings.total()) | truncated_header(given.truncated[1:]))
+    return json_response(ranks, headers=timing_header(timings.total()) | truncated_header(given.truncated, "query"))
 
 
 async def _scored(
@@ -107,7 +106,7 @@ async def _scored(
 ) -> tuple[GivenTexts, Scored]:
     """Encode the query and the texts and rank these; a text that cannot be used comes last."""
     settings = runtime.settings
-    deadline = time.monotonic() + settings.default_timeout_ms / 1e3
+    deadline = deadline_in(settings.default_timeout_ms)
     check_most("documents", len(texts), "max_documents", settings.max_documents)
     with runtime.gate.enter(1):
         given = await read_texts(request, runtime, [query, *texts], max_tokens)
@@ -127,9 +126,13 @@ async def _scored(
     return given, scored
 
 
-def truncated_header(truncated: list[bool]) -> dict[str, str]:
-    """Return the header that names the texts of which only the beginning was read; none where there are none."""
-    places = [str(i) for i, is_truncated in enumerate(truncated) if is_truncated]
+def truncated_header(truncated: list[bool], first: str | None = None) -> dict[str, str]:
+    """Return the header that names the texts of which only the beginning was read; none where there are none.
+
+    Texts are named by their places; the first is ``first``, where that is given, and the next then has place 0.
+    """
+    names = [str(i) for i in range(len(truncated))] if first is None else [first, *map(str, range(len(truncated) - 1))]
+    places = [name for name, is_truncated in zip(names, truncated, strict=True) if is_truncated]
     return {"X-Truncated": ",".join(places)} if places else {}
 
 

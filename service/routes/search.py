@@ -1,7 +1,7 @@
 """Search and pair similarity."""
 
-import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 from fastapi import APIRouter, Request, Response
@@ -11,12 +11,13 @@ from service.batching import Submission
 from service.errors import InvalidRequest
 from service.filters import parse_filter
 from service.observability import note
-from service.routes.calls import JsonRoute, Ready, in_pool, json_response, timing_header, until_encoded
+from service.routes.calls import JsonRoute, Ready, in_pool_until, json_response, timing_header, until_encoded
 from service.routes.direct import direct_routes
 from service.routes.encoding import check_faults, read_texts
 from service.runtime import Runtime
 from service.schemas import SearchBody, SearchResults, SimilarityBody, SimilarityResults
-from service.search import Answer, Hit, SearchOptions, Timings
+from service.search import Answer, Hit, SearchOptions
+from service.timings import Deadline, Timings, deadline_in
 
 router = APIRouter(prefix="/v1", tags=["search"], route_class=JsonRoute)
 
@@ -26,7 +27,7 @@ async def post_search(request: Request, runtime: Ready, name: str, body: SearchB
     """Find the texts of a collection that mean the same as the query."""
     timings = Timings()
     settings = runtime.settings
-    deadline = time.monotonic() + (body.timeout_ms or settings.default_timeout_ms) / 1e3
+    deadline = deadline_in(body.timeout_ms or settings.default_timeout_ms)
     collection = runtime.library.get(name)
     collection.check_model(runtime.encoder.fingerprint)
     texts = [body.query] if isinstance(body.query, str) else body.query
@@ -36,12 +37,12 @@ async def post_search(request: Request, runtime: Ready, name: str, body: SearchB
     options = _options(body, runtime)
     with runtime.gate.enter(len(texts)):
         truncated, queries = await _encoded(request, runtime, texts, "query", deadline, timings)
-        if queries is None:
-            answers = [Answer(is_partial=True) for _ in texts]
-        else:
-            answers = await in_pool(
-                request, runtime.search_pool, runtime.searcher.search, collection, queries, options, deadline, timings
-            )
+        found: list[Answer] | None = None
+        if queries is not None:
+            search = partial(runtime.searcher.search, collection, queries, options, deadline, timings)
+            found = await in_pool_until(request, runtime.search_pool, deadline, search)
+            timings.lap_waiting()
+        answers = [Answer(is_partial=True) for _ in texts] if found is None else found
     proofs = [answer.certificate for answer in answers if answer.certificate is not None]
     note(
         request.scope,
@@ -72,18 +73,19 @@ async def post_similarity(request: Request, runtime: Ready, body: SimilarityBody
     timings = Timings()
     _check_most("pairs", len(body.pairs), "max_documents", runtime.settings.max_documents)
     texts = [text for pair in body.pairs for text in pair]
-    deadline = time.monotonic() + (body.timeout_ms or runtime.settings.default_timeout_ms) / 1e3
+    deadline = deadline_in(body.timeout_ms or runtime.settings.default_timeout_ms)
     with runtime.gate.enter(1):
         truncated, encoded = await _encoded(
             request, runtime, texts, lambda i: f"pairs[{i // 2}][{i % 2}]", deadline, timings
         )
-        if encoded is None:
+        found: tuple[list[PairSimilarity], bool] | None = None
+        if encoded is not None:
+            compare = partial(compare_until, encoded, body.measures, body.explain, deadline)
+            found = await in_pool_until(request, runtime.search_pool, deadline, compare)
+        if found is None:
             either = [first or second for first, second in zip(truncated[::2], truncated[1::2], strict=True)]
-            compared, is_partial = [PairSimilarity(None, None, None, is_cut, None) for is_cut in either], True
-        else:
-            compared, is_partial = await in_pool(
-                request, runtime.search_pool, compare_until, encoded, body.measures, body.explain, deadline
-            )
+            found = [PairSimilarity(None, None, None, is_cut, None) for is_cut in either], True
+        compared, is_partial = found
     timings.lap("rerank")
     note(request.scope, texts=len(texts), partial=is_partial)
     return _timed({"results": [_pair(pair) for pair in compared], "partial": is_partial}, timings)
@@ -98,7 +100,7 @@ async def _encoded(
     runtime: Runtime,
     texts: Sequence[str],
     what: str | Callable[[int], str],
-    deadline: float,
+    deadline: Deadline,
     timings: Timings,
 ) -> tuple[list[bool], list[EncodedText] | None]:
     """Tokenize and encode texts; return which are truncated and, unless the deadline came first, their vectors."""

@@ -18,8 +18,8 @@ from service.routes.openai import INLINE_TEXTS, check_dimensions
 from service.routes.operations import not_ready
 from service.routes.rerank import truncated_header
 from service.runtime import Runtime
-from service.search import Timings
 from service.tei_info import tei_info
+from service.timings import Timings
 
 router = APIRouter(tags=["tei"], route_class=JsonRoute)
 
@@ -81,7 +81,7 @@ async def post_similarity(request: Request, runtime: Ready, body: SentenceSimila
     await encode(request, runtime, vectors, timings)
     check_faults(given, "inputs")
     cosines = (vectors.sentences[1:] @ vectors.sentences[0]).tolist()
-    return _answer(cosines, truncated_header(given.truncated), timings)
+    return _answer(cosines, truncated_header(given.truncated, "source_sentence"), timings)
 
 
 @router.get("/tei/embedding/health", include_in_schema=False)
