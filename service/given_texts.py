@@ -108,9 +108,7 @@ class GivenVectors:
         encoded, failures = outcome
         self.given.faults.update({window[place]: CANNOT_ENCODE for place in failures})
         kept = [place for place in range(len(window)) if place not in failures]
-        if (
-            len(kept) == window[-1] - window[0] + 1
-        ):  # as nearly always: one copy, which for one text keeps the interpreter's lock
+        if len(kept) == window[-1] - window[0] + 1:  # nearly always; the copy of one text keeps the interpreter's lock
             self.sentences[window[0] : window[-1] + 1] = encoded.sentences
         else:
             self.sentences[[window[place] for place in kept]] = encoded.sentences[kept]
@@ -123,6 +121,10 @@ class GivenVectors:
         """Return the token vectors of every text, as rows."""
         assert self._codec is not None
         return [list(self._codec.unpack([packed]).tokens(0)) for packed in self.packed]
+
+    def cosines(self) -> NDArray[np.float32]:
+        """Return the cosine (n - 1,) of the first text with each of the others, in [-1, 1]."""
+        return np.clip(self.sentences[1:] @ self.sentences[0], np.float32(-1.0), np.float32(1.0))
 
     def cut(self, dimensions: int | None) -> NDArray[np.float32]:
         """Return sentence vectors (n, dimensions) of unit length, made of their first dimensions; None: as they are."""

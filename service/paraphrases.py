@@ -124,7 +124,7 @@ class Paraphraser:
         if not written:
             return Paraphrases([], 0, is_truncated)
         vectors = self._vectors([text, *written])
-        cosines = vectors[1:] @ vectors[0]
+        cosines = (vectors[1:] @ vectors[0]).clip(-1.0, 1.0)
         order = np.lexsort((np.arange(len(written)), -cosines))[: sampling.n]
         return Paraphrases([Paraphrase(written[i], float(cosines[i])) for i in order.tolist()], distinct, is_truncated)
 

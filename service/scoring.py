@@ -86,7 +86,7 @@ def score_texts(
     is_partial = False
     if len(readable):
         query, *candidates = (codec.unpack([vectors.packed[i] for i in part]) for part in ([0], readable.tolist()))
-        cosine = (vectors.sentences[readable] @ vectors.sentences[0]).clip(-1.0, 1.0)
+        cosine = vectors.cosines()[readable - 1]
         words = LexicalIndex()
         words.add(readable, [given.texts[i] for i in readable])
         weight, lexical_weight = shares.at(words.length_ratio(given.texts[0]))

@@ -122,35 +122,24 @@ def assert_equal(queue: EncodeQueue, submission: Submission, tokenized: list[Tok
         assert np.allclose(mine, theirs, atol=1e-5)
 
 
+@pytest.mark.parametrize("threads", [1, 2])
 @settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(callers=st.lists(st.tuples(texts, st.sampled_from(["interactive", "bulk"])), min_size=1, max_size=5))
+@given(callers=st.lists(st.tuples(texts, st.sampled_from(["interactive", "bulk"])), min_size=1, max_size=8))
 def test_the_queue_gives_what_the_encoder_gives(
-    start: Callable[..., EncodeQueue], callers: list[tuple[list[str], Lane]]
+    watched: Encoder, start: Callable[..., EncodeQueue], threads: int, callers: list[tuple[list[str], Lane]]
 ) -> None:
     """However texts are cut into batches and whoever shares them, every caller gets the vectors of its texts in order."""
+    watched.concurrency = threads
     queue = start()
+    watched.concurrency = 1
     submitted = [(queue.submit(queue.encoder.tokenize(given), lane), given) for given, lane in callers]
     for submission, each in submitted:
         assert len(submission.result(PATIENCE_S).sentences) == len(each)
     queue.close()
     for submission, each in submitted:
         assert_equal(queue, submission, queue.encoder.tokenize(each))
-
-
-@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(callers=st.lists(st.tuples(texts, st.sampled_from(["interactive", "bulk"])), min_size=1, max_size=8))
-@pytest.mark.usefixtures("by_two")
-def test_two_threads_give_what_the_encoder_gives(
-    start: Callable[..., EncodeQueue], callers: list[tuple[list[str], Lane]]
-) -> None:
-    """The same where two threads take batches of their own."""
-    queue = start()
-    submitted = [(queue.submit(queue.encoder.tokenize(given), lane), given) for given, lane in callers]
-    for submission, each in submitted:
-        assert_equal(queue, submission, queue.encoder.tokenize(each))
     assert queue.depth() == {"interactive": (0, 0), "bulk": (0, 0)}
     assert queue._room.queued == {"texts": 0, "tokens": 0}
-    queue.close()
     assert not queue.is_alive
 
 

@@ -41,6 +41,7 @@ async def post_search(request: Request, runtime: Ready, name: str, body: SearchB
         if queries is not None:
             search = partial(runtime.searcher.search, collection, queries, options, deadline, timings)
             found = await in_pool_until(request, runtime.search_pool, deadline, search)
+        if found is None:
             timings.lap_waiting()
         answers = [Answer(is_partial=True) for _ in texts] if found is None else found
     proofs = [answer.certificate for answer in answers if answer.certificate is not None]

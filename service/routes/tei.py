@@ -80,8 +80,7 @@ async def post_similarity(request: Request, runtime: Ready, body: SentenceSimila
     vectors = GivenVectors(given, runtime.encoder.dim)
     await encode(request, runtime, vectors, timings)
     check_faults(given, "inputs")
-    cosines = (vectors.sentences[1:] @ vectors.sentences[0]).tolist()
-    return _answer(cosines, truncated_header(given.truncated, "source_sentence"), timings)
+    return _answer(vectors.cosines().tolist(), truncated_header(given.truncated, "source_sentence"), timings)
 
 
 @router.get("/tei/embedding/health", include_in_schema=False)
