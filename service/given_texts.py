@@ -124,7 +124,8 @@ class GivenVectors:
 
     def cosines(self) -> NDArray[np.float32]:
         """Return the cosine (n - 1,) of the first text with each of the others, in [-1, 1]."""
-        return np.clip(self.sentences[1:] @ self.sentences[0], np.float32(-1.0), np.float32(1.0))
+        products: NDArray[np.float32] = self.sentences[1:] @ self.sentences[0]
+        return products.clip(-1.0, 1.0)
 
     def cut(self, dimensions: int | None) -> NDArray[np.float32]:
         """Return sentence vectors (n, dimensions) of unit length, made of their first dimensions; None: as they are."""
