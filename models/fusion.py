@@ -60,12 +60,13 @@ class SharesByLength:
 
     def at(self, ratio: float) -> Shares:
         """Give the shares for a ratio > 0."""
-        places = [math.log(one) for one, _ in self.points]
-        found = [
-            float(np.interp(math.log(ratio), places, column))
-            for column in zip(*(s for _, s in self.points), strict=True)
-        ]
-        return Shares(*found)
+        if ratio <= self.points[0][0]:
+            return self.points[0][1]
+        for (low, before), (high, after) in pairwise(self.points):
+            if ratio < high:
+                share = math.log(ratio / low) / math.log(high / low)
+                return Shares(*(one + share * (other - one) for one, other in zip(before, after, strict=True)))
+        return self.points[-1][1]
 
 
 def first_stage(cosine: Floats | None, lexical: Floats | None, lexical_weight: float) -> NDArray[np.float64]:

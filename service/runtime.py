@@ -43,6 +43,7 @@ from service.search import SearchDefaults, Searcher
 from service.settings import Settings
 from service.spelling import has_lookup, spelling_of
 from service.triples import TripleLimits
+from service.turns import Turns
 from service.version import VERSION
 
 try:
@@ -95,6 +96,7 @@ class Runtime:
         self.settings = settings
         self.metrics = metrics or Metrics()
         self.gate = Gate(settings.max_concurrent_queries, settings.search_threads, settings.max_wait_ms / 1e3)
+        self.turns = Turns(settings.search_threads)
         with ExitStack() as stack:  # closed in the reverse order, also when the next step fails
             # Matrix products here are small, or batched by FAISS and ONNX Runtime themselves: BLAS threads only stall.
             blas_limit = threadpool_limits(1, user_api="blas")

@@ -82,6 +82,7 @@ def climb(kind: str, service: Child, requests: list[bytes], options: argparse.Na
         "peak_after_per_s": after,
         "curve": curve,
         "goodput_at_double": at[DOUBLE]["good_per_s"] / peak,
+        "goodput_at_double_to_best": at[DOUBLE]["good_per_s"] / max(point["good_per_s"] for point in curve),
         "p99_at_half_to_single": at[HALF]["p99_ms"] / single["p50_ms"],
     }
 

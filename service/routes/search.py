@@ -1,6 +1,8 @@
 """Search and pair similarity."""
 
+import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from functools import partial
 from typing import Any
 
@@ -11,7 +13,7 @@ from service.batching import Submission
 from service.errors import InvalidRequest
 from service.filters import parse_filter
 from service.observability import note
-from service.routes.calls import JsonRoute, Ready, in_pool_until, json_response, timing_header, until_encoded
+from service.routes.calls import JsonRoute, Ready, in_pool_until, json_response, timing_header, until_encoded, wait_for
 from service.routes.direct import direct_routes
 from service.routes.encoding import check_faults, read_texts
 from service.runtime import Runtime
@@ -35,8 +37,8 @@ async def post_search(request: Request, runtime: Ready, name: str, body: SearchB
         raise InvalidRequest("query is an empty list")
     _check_most("queries", len(texts), "max_queries", settings.max_queries)
     options = _options(body, runtime)
-    with runtime.gate.enter(len(texts)):
-        truncated, queries = await _encoded(request, runtime, texts, "query", deadline, timings)
+    with runtime.gate.enter(len(texts)), runtime.turns.take() as turn:
+        truncated, queries = await _encoded(request, runtime, texts, "query", turn, deadline, timings)
         found: list[Answer] | None = None
         if queries is not None:
             search = partial(runtime.searcher.search, collection, queries, options, deadline, timings)
@@ -75,9 +77,9 @@ async def post_similarity(request: Request, runtime: Ready, body: SimilarityBody
     _check_most("pairs", len(body.pairs), "max_documents", runtime.settings.max_documents)
     texts = [text for pair in body.pairs for text in pair]
     deadline = deadline_in(body.timeout_ms or runtime.settings.default_timeout_ms)
-    with runtime.gate.enter(1):
+    with runtime.gate.enter(1), runtime.turns.take() as turn:
         truncated, encoded = await _encoded(
-            request, runtime, texts, lambda i: f"pairs[{i // 2}][{i % 2}]", deadline, timings
+            request, runtime, texts, lambda i: f"pairs[{i // 2}][{i % 2}]", turn, deadline, timings
         )
         found: tuple[list[PairSimilarity], bool] | None = None
         if encoded is not None:
@@ -101,15 +103,23 @@ async def _encoded(
     runtime: Runtime,
     texts: Sequence[str],
     what: str | Callable[[int], str],
+    turn: Future[None],
     deadline: Deadline,
     timings: Timings,
 ) -> tuple[list[bool], list[EncodedText] | None]:
-    """Tokenize and encode texts; return which are truncated and, unless the deadline came first, their vectors."""
+    """Tokenize texts and encode them when their turn comes; return which are truncated and, unless the deadline came first,
+    their vectors."""
     given = await read_texts(request, runtime, texts)
     check_faults(given, what)
+    in_line_since = time.perf_counter()
+    is_late = not await wait_for(request, [turn], deadline)
+    waited_s = time.perf_counter() - in_line_since
+    if is_late:
+        timings.lap_encoding(waited_s)
+        return given.truncated, None
     submission: Submission = runtime.queue.submit(given.tokenized, "interactive")
     is_late = not await until_encoded(request, submission, deadline)
-    timings.lap_encoding(submission.waited_s)
+    timings.lap_encoding(waited_s + submission.waited_s)
     if is_late:
         submission.cancel()
         return given.truncated, None
