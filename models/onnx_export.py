@@ -36,6 +36,15 @@ MOST_CONCURRENT = 4
 """Batches that are computed at the same time, at most. Two on two cores were measured; each costs a Python thread."""
 
 
+LONE_WORK = 1.5e9
+"""Tokens times bytes of the graph from which on a lone text goes through all cores, operation by operation: 50 tokens of a
+network of 30 MB, four of BERT-base. Below it, waiting for each other takes what the threads save."""
+MOST_TOGETHER = 8
+"""Threads that compute one operation together, at most. Two on two cores were measured."""
+MOST_TWICE_BYTES = 1 << 29
+"""Up to this size a graph is in memory twice, for lone texts and for batches."""
+
+
 SLOW_FUSION = "SkipLayerNormFusion"
 """Adds and normalises in one operation that computes value by value: several times as slow as the two that it replaces."""
 
@@ -44,13 +53,18 @@ class OnnxForward:
     """One padded batch through an exported graph; see `models.encoder.Forward`.
 
     Threads share a batch by its texts, and each computes its part from the first layer to the last. ONNX Runtime's own threads
-    share every operation and wait for each other after it, which for a few short texts takes longer than the operation.
-    Batches that are computed at the same time share the cores: each takes those that are free when it comes, and one at least.
+    share every operation and wait for each other after it, which for a few short texts takes longer than the operation: they
+    are for a lone text that is long. Batches that are computed at the same time share the cores: each takes those that are
+    free when it comes, and one at least.
     """
 
     def __init__(self, graph: Path, threads: int) -> None:
         self.concurrency = min(threads, MOST_CONCURRENT)
-        self._session = _session(graph)
+        bytes_of_graph = graph.stat().st_size
+        self._alone = _session(graph, 1)
+        is_twice = threads > 1 and bytes_of_graph <= MOST_TWICE_BYTES
+        self._together = _session(graph, min(threads, MOST_TOGETHER)) if is_twice else None
+        self._lone_tokens = LONE_WORK / bytes_of_graph
         self._threads = threads
         self._busy = 0
         self._changing = threading.Lock()
@@ -65,10 +79,13 @@ class OnnxForward:
             MemoryError: memory does not suffice for the batch.
         """
         with self._changing:
-            count = max(1, min(self._threads - self._busy, len(ids), ids.size // LEAST_PART_TOKENS))
+            is_lone = len(ids) == 1 and ids.size >= self._lone_tokens and not self._busy
+            together = self._together if is_lone else None
+            least = 1 if together is None else self._threads
+            count = max(least, min(self._threads - self._busy, len(ids), ids.size // LEAST_PART_TOKENS))
             self._busy += count
         try:
-            return self._shared(ids, mask, count)
+            return self._shared(ids, mask, count) if together is None else _run(together, ids, mask)
         except Exception as error:  # ONNX Runtime's errors have no class of their own
             if is_memory_short(error):
                 raise MemoryError(f"memory does not suffice for a batch of {ids.shape}") from error
@@ -83,16 +100,12 @@ class OnnxForward:
         """Compute a batch in so many parts at the same time."""
         edges = [len(ids) * part // count for part in range(count + 1)]
         first, *others = [slice(*edge) for edge in pairwise(edges)]
-        elsewhere = [self._others.submit(self._run, ids[part], mask[part]) for part in others]
-        parts = [self._run(ids[first], mask[first]), *(each.result() for each in elsewhere)]
+        elsewhere = [self._others.submit(_run, self._alone, ids[part], mask[part]) for part in others]
+        parts = [_run(self._alone, ids[first], mask[first]), *(each.result() for each in elsewhere)]
         if not others:
             return parts[0]
         sentences, tokens = zip(*parts, strict=True)
         return np.concatenate(sentences), np.concatenate(tokens)
-
-    def _run(self, ids: NDArray[np.int64], mask: NDArray[np.int64]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        sentences, tokens = self._session.run(None, {"ids": ids, "mask": mask})
-        return sentences, tokens
 
 
 def onnx_forward(folder: EncoderFolder, cache: Path, threads: int) -> OnnxForward:
@@ -149,7 +162,8 @@ def _check(forward: OnnxForward, reference: TorchForward, folder: EncoderFolder)
     """Compare the graph with torch on random batches of several shapes."""
     generator = np.random.default_rng(0)
     vocabulary = folder.load_tokenizer().get_vocab_size()
-    for shape in ((1, 3), (5, 17), (2, min(64, folder.max_tokens))):
+    most = min(64, folder.max_tokens)
+    for shape in ((1, 3), (1, most), (5, 17), (2, most)):
         ids = generator.integers(0, vocabulary, shape)
         mask = np.ones_like(ids)
         mask[0, shape[1] // 2 + 1 :] = 0
@@ -160,10 +174,21 @@ def _check(forward: OnnxForward, reference: TorchForward, folder: EncoderFolder)
                 raise RuntimeError(f"vectors differ from torch's by {difference:.1e}")
 
 
-def _session(graph: Path) -> onnxruntime.InferenceSession:
-    """Open a graph that is computed by the thread that asks, and by no other; several may ask at the same time."""
+def _run(
+    session: onnxruntime.InferenceSession, ids: NDArray[np.int64], mask: NDArray[np.int64]
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    sentences, tokens = session.run(None, {"ids": ids, "mask": mask})
+    return sentences, tokens
+
+
+def _session(graph: Path, threads: int) -> onnxruntime.InferenceSession:
+    """Open a graph whose operations are computed by the thread that asks and ``threads`` - 1 others, which never spin.
+
+    Several may ask at the same time.
+    """
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.log_severity_level = 4  # errors are raised
     return onnxruntime.InferenceSession(
         str(graph), options, providers=["CPUExecutionProvider"], disabled_optimizers=[SLOW_FUSION]

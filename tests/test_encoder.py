@@ -3,19 +3,22 @@
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 from sentence_transformers import SentenceTransformer
 from transformers import AutoModel, ElectraConfig, ModernBertConfig, PretrainedConfig, RoFormerConfig, XLMRobertaConfig
 
 from conftest import CHARACTERS, write_bert, write_tokenizer
+from models import onnx_export
 from models.encoder import Encoded, Encoder, EncoderNetwork, TorchForward, batches_by_length, choose_device, pad
 from models.encoder_folder import fingerprint, read_encoder_folder
-from models.onnx_export import onnx_forward
+from models.onnx_export import OnnxForward, _run, onnx_forward
 from models.token_codec import ScaledBytes, TokenIds, token_codec
 
 TEXTS = ["花呗怎么还款", "信用卡如何提额度", "a", "我想要查询快递物流，怎么退货？", "选课成绩查询 cab 123"]
@@ -126,6 +129,35 @@ def test_threads_share_a_batch(bert_folder: Path, tmp_path: Path) -> None:
     ids[-1, 1] = 10**6
     with pytest.raises(Exception, match="out of data bounds"):
         shared(ids, mask)
+
+
+def test_a_lone_long_text_goes_through_all_cores(
+    bert_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From so much work on a text that is alone is computed by all threads, while others are by one each: the same vectors."""
+    described = read_encoder_folder(bert_folder, "mean")
+    alone = onnx_forward(described, tmp_path, threads=1)
+    graph = next(tmp_path.glob("*.onnx"))
+    monkeypatch.setattr(onnx_export, "LONE_WORK", 10 * graph.stat().st_size)
+    shared = OnnxForward(graph, threads=3)
+    used: list[int] = []
+
+    def run(session: Any, *arrays: NDArray[np.int64]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        used.append(session.get_session_options().intra_op_num_threads)
+        return _run(session, *arrays)
+
+    monkeypatch.setattr(onnx_export, "_run", run)
+    for count, length, threads in ((1, 9, [1]), (1, 10, [3]), (1, 60, [3]), (2, 10, [1, 1])):
+        ids, mask = pad([[2, *range(5, 3 + length), 3]] * count)
+        used.clear()
+        for mine, reference in zip(shared(ids, mask), alone(ids, mask), strict=True):
+            assert np.abs(mine - reference).max(initial=0.0) < 1e-5
+        assert used[: len(threads)] == threads
+    monkeypatch.setattr(onnx_export, "MOST_TWICE_BYTES", graph.stat().st_size - 1)
+    once = OnnxForward(graph, threads=3)
+    used.clear()
+    once(*pad([[2, *range(5, 60), 3]]))
+    assert used == [1]
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,9 @@ Request = tuple[AbstractContextManager["Future[None]"], "Future[None]"]
 
 @given(
     threads=st.integers(1, 3),
-    moves=st.lists(st.tuples(st.sampled_from(["come", "come", "answer", "give up"]), st.integers(0, 200)), max_size=300),
+    moves=st.lists(
+        st.tuples(st.sampled_from(["come", "come", "answer", "give up"]), st.integers(0, 200)), max_size=300
+    ),
 )
 def test_who_comes_first_goes_first_and_the_next_go_together(threads: int, moves: list[tuple[str, int]]) -> None:
     """In order, never more than the most, and somebody only waits while enough are inside to keep the threads busy."""

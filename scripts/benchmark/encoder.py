@@ -2,10 +2,11 @@
 
     python -m scripts.benchmark.encoder [--model DIR] [--sts FILE…] [--retrieval FOLDER…] [--json]
 
-Each variant encodes one short question again and again (ms), then eight at once (ms), then batches of 64 (texts/s); the threads
-table does it once more beside a process that keeps one core busy. The first row of a thread count is what the matrix products
-alone reach, the share of the others is of that. Precision is the largest difference to torch float32 of a unit vector's entry,
-how much a text's vector changes with its batch, and where data are given Spearman × 100 and recall@1 × 100 of the cosine.
+Each variant encodes one short question again and again (ms), then one text of 256 tokens (ms), eight questions at once (ms), and
+batches of 64 of them (texts/s); the threads table does it once more beside a process that keeps one core busy. The first row of
+a thread count is what the matrix products alone reach, the share of the others is of that. Precision is the largest difference
+to torch float32 of a unit vector's entry, how much a text's vector changes with its batch, and where data are given
+Spearman × 100 and recall@1 × 100 of the cosine.
 """
 
 import argparse
@@ -36,6 +37,7 @@ from service.settings import Settings
 
 QUESTION = "请问信用卡的账单日和还款日分别是哪一天"
 REPEATS, WARM_UP = 60, 10
+LONG_TOKENS = 256
 
 
 class Variant(NamedTuple):
@@ -153,6 +155,7 @@ def main() -> None:
     folder = read_encoder_folder(given.model)
     tokenizer = folder.load_tokenizer()
     one = pad([tokenizer.encode(QUESTION).ids])
+    long = pad([tokenizer.encode(QUESTION * LONG_TOKENS).ids[: min(LONG_TOKENS, folder.max_tokens)]])
     few = pad([tokenizer.encode(QUESTION).ids] * 8)
     many = pad([tokenizer.encode(QUESTION).ids] * 64)
     mixed = [tokenizer.encode(QUESTION[: n % len(QUESTION) + 1] * (1 + n // 8)).ids for n in range(24)]
@@ -172,12 +175,14 @@ def main() -> None:
             reference = TorchForward(EncoderNetwork(folder), "cpu")(*pad(mixed))[0]
             for name, forward in variants(folder, Path(cache), threads):
                 median, _ = speed(forward, *one)
+                longer, _ = speed(forward, *long)
                 together, _ = speed(forward, *few)
                 bulk, _ = speed(forward, *many)
                 row: dict[str, object] = {
                     "threads": threads,
                     "variant": name,
                     "one_ms": round(median * 1e3, 2),
+                    "long_ms": round(longer * 1e3, 2),
                     "eight_ms": round(together * 1e3, 2),
                     "texts_per_s_of_64": round(64 / bulk),
                     "share_of_products": round(64 / bulk / best, 3),

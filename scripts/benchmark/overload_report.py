@@ -47,7 +47,8 @@ def _verdict(report: dict[str, Any]) -> str:
         failed = max(point["failed"] for point in found["curve"])
         lines += [
             f"- {kind}: goodput at twice the peak {good:.0%} of the peak (at least {LEAST_GOODPUT:.0%}: "
-            f"{_held(good >= LEAST_GOODPUT)}), {best:.0%} of the best at any rate ({_held(best >= LEAST_GOODPUT)}); {honest:.0%} of the refusals say when to come back; at most {failed:.1%} failed",
+            f"{_held(good >= LEAST_GOODPUT)}), {best:.0%} of the best at any rate ({_held(best >= LEAST_GOODPUT)}); "
+            f"{honest:.0%} of the refusals say when to come back; at most {failed:.1%} failed",
             f"- {kind}: p99 at half of the peak is {half:.1f} × the median of one client (at most {MOST_AT_HALF:g}: "
             f"{_held(half <= MOST_AT_HALF)})",
         ]
