@@ -28,6 +28,8 @@ TOLERANCE = 1e-4
 """Largest difference of a unit vector's entry between the exported graph and torch that an export may show."""
 
 
+FORM = 2
+"""Counts up when networks are exported in another way, so that an older graph is made anew."""
 LEAST_PART_TOKENS = 8
 """Padded tokens of a part of a batch, at least. Parts of 16 paid on two cores; shorter ones were not measured."""
 
@@ -114,7 +116,7 @@ def onnx_forward(folder: EncoderFolder, cache: Path, threads: int) -> OnnxForwar
     Raises:
         RuntimeError: the network cannot be exported, or the exported graph disagrees with torch; the caller keeps torch.
     """
-    graph = cache / f"{folder.fingerprint}.onnx"
+    graph = graph_file(folder, cache)
     if graph.is_file():
         try:
             return OnnxForward(graph, threads)
@@ -134,7 +136,15 @@ def onnx_forward(folder: EncoderFolder, cache: Path, threads: int) -> OnnxForwar
     with open(beside, "rb") as file:
         os.fsync(file.fileno())
     beside.replace(graph)
+    for older in cache.glob(f"{folder.fingerprint}*.onnx"):
+        if older != graph:
+            older.unlink(missing_ok=True)
     return forward
+
+
+def graph_file(folder: EncoderFolder, cache: Path) -> Path:
+    """Return where the graph of a network is kept."""
+    return cache / f"{folder.fingerprint}-{FORM}.onnx"
 
 
 def _export(network: EncoderNetwork, file: Path) -> None:
@@ -143,6 +153,9 @@ def _export(network: EncoderNetwork, file: Path) -> None:
     mask[1, 5:] = 0
     batch, length = torch.export.Dim("batch"), torch.export.Dim("length")
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+    attention = network.network.config._attn_implementation
+    # torch's fused attention is exported with a look for NaN at every pair of tokens, a quarter of the time of a long text.
+    network.network.set_attn_implementation("eager")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the exporter calls functions that torch itself has deprecated
         program = torch.onnx.export(
@@ -155,6 +168,7 @@ def _export(network: EncoderNetwork, file: Path) -> None:
             verbose=False,
         )
     assert program is not None
+    network.network.set_attn_implementation(attention)
     program.save(str(file))
 
 

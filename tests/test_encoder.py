@@ -18,7 +18,7 @@ from conftest import CHARACTERS, write_bert, write_tokenizer
 from models import onnx_export
 from models.encoder import Encoded, Encoder, EncoderNetwork, TorchForward, batches_by_length, choose_device, pad
 from models.encoder_folder import fingerprint, read_encoder_folder
-from models.onnx_export import OnnxForward, _run, onnx_forward
+from models.onnx_export import OnnxForward, _run, graph_file, onnx_forward
 from models.token_codec import ScaledBytes, TokenIds, token_codec
 
 TEXTS = ["花呗怎么还款", "信用卡如何提额度", "a", "我想要查询快递物流，怎么退货？", "选课成绩查询 cab 123"]
@@ -105,8 +105,11 @@ def test_onnx_runtime_agrees_with_torch_and_is_cached(model_folder: Path, bert_f
     """The exported graph gives torch's vectors for any batch shape; the second load exports nothing."""
     for folder, pooling in ((model_folder, None), (bert_folder, "mean")):
         described = read_encoder_folder(folder, pooling)  # type: ignore[arg-type]
+        older = tmp_path / f"{described.fingerprint}.onnx"
+        older.write_bytes(b"")
         forward = onnx_forward(described, tmp_path, threads=1)
-        graph = next(tmp_path.glob(f"{described.fingerprint}.onnx"))
+        graph = graph_file(described, tmp_path)
+        assert not older.exists()
         written = graph.stat().st_mtime_ns
         fast = Encoder(folder, "cpu", pooling, forward)  # type: ignore[arg-type]
         slow = Encoder(folder, "cpu", pooling)  # type: ignore[arg-type]
@@ -137,7 +140,7 @@ def test_a_lone_long_text_goes_through_all_cores(
     """From so much work on a text that is alone is computed by all threads, while others are by one each: the same vectors."""
     described = read_encoder_folder(bert_folder, "mean")
     alone = onnx_forward(described, tmp_path, threads=1)
-    graph = next(tmp_path.glob("*.onnx"))
+    graph = graph_file(described, tmp_path)
     monkeypatch.setattr(onnx_export, "LONE_WORK", 10 * graph.stat().st_size)
     shared = OnnxForward(graph, threads=3)
     used: list[int] = []
@@ -309,7 +312,7 @@ def test_a_folder_that_lacks_weights_is_refused(tmp_path: Path) -> None:
 def test_a_damaged_graph_is_exported_again(model_folder: Path, tmp_path: Path, content: bytes) -> None:
     """What a power failure left of the cached graph does not keep the service from starting."""
     described = read_encoder_folder(model_folder, None)
-    graph = tmp_path / f"{described.fingerprint}.onnx"
+    graph = graph_file(described, tmp_path)
     graph.write_bytes(content)
     assert onnx_forward(described, tmp_path, threads=1).concurrency == 1
     assert graph.stat().st_size > len(content)

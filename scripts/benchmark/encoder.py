@@ -29,7 +29,7 @@ from onnxruntime.quantization import QuantType, quantize_dynamic
 
 from models.encoder import Encoder, EncoderNetwork, Forward, TorchForward, pad
 from models.encoder_folder import EncoderFolder, read_encoder_folder
-from models.onnx_export import onnx_forward
+from models.onnx_export import graph_file, onnx_forward
 from scripts.benchmark.products import products_alone
 from scripts.evaluation.measures import spearman
 from scripts.evaluation.tasks import rows_of
@@ -88,7 +88,7 @@ def variants(folder: EncoderFolder, cache: Path, threads: int) -> list[Variant]:
     """Build every way to run the network with this many threads."""
     torch.set_num_threads(threads)
     served = onnx_forward(folder, cache, threads)
-    graph = cache / f"{folder.fingerprint}.onnx"
+    graph = graph_file(folder, cache)
     small = cache / "int8.onnx"
     if not small.exists():
         model = onnx.load(graph)
