@@ -78,7 +78,7 @@ def rerank_in_blocks(
         kth = float(scores[hits[-1]]) if len(hits) == top_k else -math.inf
     if not is_complete:
         positions = np.arange(len(known))
-        hits = best_of(scores, positions, top_k, tie_break)
+        hits = best_of(scores, positions, top_k)  # all that is unsolved may tie, and nobody is promised how
     certificate = Certificate(
         exact=is_complete and solving.entropic is None,
         kth=float(scores[hits[-1]]) if len(hits) else None,

@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 
 from models import transport
 from models.candidates import Candidates, ranges
+from models.deadline import Deadline
 from models.dual_bound import Dual, dual_values
 from models.query_potentials import query_potentials
 from models.transport import Floats, Measure, Points
@@ -54,8 +55,8 @@ class LowerBounds(Protocol):
         """Bounds (n,), the cheapest."""
         ...
 
-    def reduced(self, positions: Places | None = None) -> Floats:
-        """Bounds (k,) of some, or of all; better ones."""
+    def reduced(self, positions: Places | None = None, deadline: Deadline | None = None) -> Floats:
+        """Bounds (k,) of some, or of all; better ones. Those that the deadline leaves out have 0."""
         ...
 
     def dual(self, positions: Places) -> Floats:
@@ -146,8 +147,8 @@ class Floors:
             self._potentials = f, np.min(self._table - f[:, None], axis=0)
         return self._potentials
 
-    def reduced(self, positions: Places | None = None) -> Floats:
-        """Bounds (k,) of the candidates at some positions (k,), or of all, by reduction."""
+    def reduced(self, positions: Places | None = None, deadline: Deadline | None = None) -> Floats:
+        """Bounds (k,) of the candidates at some positions (k,), or of all, by reduction; 0 for those after the deadline."""
         offsets = self._candidates.offsets
         places = np.arange(len(offsets) - 1) if positions is None else positions
         bounds = np.full(len(places), self._worst)
@@ -157,6 +158,9 @@ class Floors:
             return bounds
         ends = np.concatenate([[0], np.cumsum(sizes[present])])
         for first, last in blocks(ends[:-1], int(ends[-1]), BLOCK // len(self.query.masses)):
+            if deadline is not None and deadline.is_over:
+                bounds[present[first:]] = 0.0
+                break
             some = places[present[first:last]]
             cost, weights = self.block(some)
             starts = ends[first:last] - ends[first]
@@ -199,7 +203,9 @@ class Floors:
         """Bounds (k,) of some candidates with tokens, by Sinkhorn iterations; a query without mass has none."""
         cost, weights = self.block(positions)
         sizes = self._candidates.offsets[positions + 1] - self._candidates.offsets[positions]
-        return self.lowered_dual(*dual_values(self.query.masses, cost, weights, np.cumsum(sizes) - sizes))
+        starts = np.cumsum(sizes) - sizes
+        found = self.lowered_dual(*dual_values(self.query.masses, cost, weights, starts))
+        return np.where(np.add.reduceat(weights, starts) > 0.0, found, self._worst)
 
     def lowered_dual(self, values: Floats, sizes: Floats, rounding: float = 0.0) -> Floats:
         """Values of dual solutions (b,) without what rounding may have added; `sizes` (b,) of what they are sums of."""

@@ -17,8 +17,9 @@ from torch import Tensor
 
 from models import transport
 from models.bounds import SOLVER_ROUNDING, UNDERFLOW, unit_rounding
+from models.deadline import Deadline
 from models.entropic import Dual, Problems, dual_values
-from models.transport import Floats, Measure, Points
+from models.transport import CLOSE_ENTRIES, Floats, Measure, Points
 
 CHUNK_COSTS = {"cpu": 1 << 18, "cuda": 1 << 24}  # costs held at a time, float32; a few copies of them live at once
 LEAST_ROWS = {"cpu": 16, "cuda": 128}  # a query counts as no fewer tokens, so that token vectors of a chunk fit, too
@@ -76,12 +77,16 @@ class DeviceFloors:
         return self.reduced()
 
     @torch.inference_mode()
-    def reduced(self, positions: Places | None = None) -> Floats:
-        """Bounds (k,) of the candidates at some positions (k,), or of all, by reduction."""
+    def reduced(self, positions: Places | None = None, deadline: Deadline | None = None) -> Floats:
+        """Bounds (k,) of the candidates at some positions (k,), or of all, by reduction; 0 for those after the deadline."""
         places = np.arange(len(self._texts.sizes)) if positions is None else positions
         bounds = np.full(len(places), self._worst)
-        for chosen, values in self.in_chunks(places, self._reduced):  # all is launched before the first is waited for
-            bounds[chosen] = values.cpu().numpy()
+
+        def work(some: Places) -> Tensor | None:
+            return None if deadline is not None and deadline.is_over else self._reduced(some)
+
+        for chosen, values in self.in_chunks(places, work):  # all is launched before the first is waited for
+            bounds[chosen] = 0.0 if values is None else values.cpu().numpy()
         return bounds
 
     @torch.inference_mode()
@@ -213,15 +218,17 @@ def exact_costs(at: Tensor, squares: Tensor, tokens: Tokens, measure: Measure) -
     sums = squares[:, None] + (vectors * vectors).sum(1)  # (m, D)
     inner.copy_(sums - 2.0 * (at @ vectors.T))
     rows, columns = torch.nonzero(inner < 1e-6 * sums, as_tuple=True)  # equal tokens must cost exactly 0
-    difference = at[rows] - vectors[columns]
-    inner[rows, columns] = (difference * difference).sum(1)
+    run = max(1, CLOSE_ENTRIES // max(1, at.shape[1]))
+    for i, j in zip(torch.split(rows, run), torch.split(columns, run), strict=True):
+        difference = at[i] - vectors[j]
+        inner[i, j] = (difference * difference).sum(1)
     inner.clamp_min_(0.0).sqrt_()
     return cost
 
 
 def _product(at: Tensor, vectors: Tensor) -> Tensor:
     """Inner products (m, D) float32 of float64 (m, d) and float32 (D, d), right to float32's rounding at least."""
-    if at.device.type == "cuda" and torch.get_float32_matmul_precision() != "highest":
+    if torch.get_float32_matmul_precision() != "highest":
         return (at @ vectors.double().T).float()
     return at.float() @ vectors.T
 

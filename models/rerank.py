@@ -111,9 +111,10 @@ def rerank(
     """
     check(query, candidates, known, weight, top_k)
     asked = transport.points(query, measure, query_weights)
-    ranking = _Ranking(asked, candidates, known.astype(np.float64), weight, top_k, measure, at_least, solving)
+    known = known.astype(np.float64)
+    ranking = _Ranking(asked, candidates, known, weight, top_k, measure, at_least, solving, deadline)
     with solving.cores.searching() if solving.cores is not None else nullcontext():
-        is_done = ranking.run(deadline)
+        is_done = ranking.run()
     solved = np.array(list(ranking.solved), np.int64)
     if is_done:
         scores, highest, positions = ranking.scores(solved), ranking.scores(solved, at_most=True), solved
@@ -121,7 +122,8 @@ def rerank(
         scores = ranking.known + weight * transport.similarity(transport.WORST[measure], measure)  # the least
         scores[solved] = ranking.scores(solved)
         positions = np.arange(candidates.texts)
-    best = best_of(scores, positions, top_k, tie_break)
+    # After a deadline all that is unsolved may tie, and nobody is promised how.
+    best = best_of(scores, positions, top_k, tie_break if is_done else None)
     order = positions[best]
     found = np.array([ranking.solved.get(position, (math.nan, math.nan)) for position in order.tolist()]).reshape(-1, 2)
     certificate = Certificate(
@@ -161,7 +163,7 @@ def best_of(scores: Floats, positions: Places, top_k: int, tie_break: TieBreak |
     if tie_break is None:
         names: Any = where
     else:
-        names = np.asarray(tie_break(where)) if callable(tie_break) else tie_break[where]
+        names = np.asarray(tie_break(where), object) if callable(tie_break) else tie_break[where]
     return kept[np.lexsort((where, names, -scores[kept]))][:top_k]
 
 
@@ -191,12 +193,14 @@ class _Ranking:
         measure: Measure,
         at_least: float,
         solving: Solving,
+        deadline: Deadline | None,
     ) -> None:
         self.known = known  # (n,)
         self.solved: dict[int, tuple[float, float]] = {}  # distances of solved candidates and their errors, by position
         self._weight = weight
         self._top_k = top_k
         self._measure = measure
+        self._deadline = deadline
         self._at_least = at_least
         self._floors = solving.bound(query, candidates, measure)
         self._solver: Solver = ExactSolver(query, candidates, measure, solving.cores)
@@ -211,11 +215,11 @@ class _Ranking:
         )  # (n,) dear enough for the dual bound
         self._is_long &= self._solver.is_exact
         self._counts = [0, 0, 0]
-        bounds = self._floors.relaxed() if self._floors.has_table else self._floors.reduced()
+        bounds = self._floors.relaxed() if self._floors.has_table else self._floors.reduced(deadline=deadline)
         self._counts[RELAXED if self._floors.has_table else REDUCED] = len(known)
         self._upper = self._best_scores(np.arange(len(known)), bounds)  # (n,)
         self._run_tokens = FIRST_TOKENS
-        self._order, self._sorted, self._next = np.empty(0, np.int64), 0, 0
+        self._order, self._next = np.empty(0, np.int64), 0
         self._rest = -math.inf  # the best possible score among those with the cheapest bound only
         self._sort_more()
 
@@ -230,12 +234,12 @@ class _Ranking:
         """The best score that anybody unsolved can have; -inf where there is nobody."""
         return max(-self._pending[0][0] if self._pending else -math.inf, self._rest)
 
-    def run(self, deadline: Deadline | None) -> bool:
+    def run(self) -> bool:
         """Solve until the result is proven (True) or the deadline comes (False)."""
         while self._pending or self._next < len(self._order):
             if self._kth > self.next_bound:
                 return True
-            if deadline is not None and deadline.is_over:
+            if self._deadline is not None and self._deadline.is_over:
                 return False
             if not self._pending or -self._pending[0][0] <= self._rest:
                 self._open_more()
@@ -258,13 +262,13 @@ class _Ranking:
         return np.asarray(self.known[positions] + self._weight * transport.similarity(bounds, self._measure))
 
     def _sort_more(self) -> None:
-        """Put so many more of the best into their order: the first thousand, then four times as many."""
-        count, self._sorted = len(self._upper), max(1_024, 4 * self._sorted)
-        if self._sorted < count // 4:
-            least = np.partition(self._upper, count - self._sorted)[count - self._sorted]
+        """Put so many more of the best into their order: the first thousand, then four times as many as have been in it."""
+        count = len(self._upper)
+        wanted = max(1_024, 4 * len(self._order))  # ties may have made it longer than was wanted
+        kept = np.arange(count)
+        if wanted < count // 4:
+            least = np.partition(self._upper, count - wanted)[count - wanted]
             kept = np.flatnonzero(self._upper >= least)
-        else:
-            kept, self._sorted = np.arange(count), count
         self._order = kept[np.argsort(-self._upper[kept], kind="stable")]
         self._rest = float(self._upper[self._order[self._next]]) if self._next < len(self._order) else -math.inf
 
@@ -278,7 +282,7 @@ class _Ranking:
         upper = self._upper[chosen]
         if self._floors.has_table:
             self._counts[REDUCED] += len(chosen)
-            upper = np.minimum(upper, self._best_scores(chosen, self._floors.reduced(chosen)))
+            upper = np.minimum(upper, self._best_scores(chosen, self._floors.reduced(chosen, self._deadline)))
         self._pending += [
             (-high, position, REDUCED) for high, position in zip(upper.tolist(), chosen.tolist(), strict=True)
         ]

@@ -14,6 +14,9 @@ from models.candidates import PLAIN, Candidates, TokenTable, Weighing
 from models.encoder import Encoded, Encoder
 from models.transport import token_weights
 
+MOST_SCALE = 65_472.0
+"""The last number of half precision but one."""
+
 
 class TokenCodec(Protocol):
     """How the token vectors of a document are written and read."""
@@ -74,10 +77,12 @@ class ScaledBytes:
             return b""
         # The scale is rounded up to half precision, so that no entry leaves [-127, 127].
         largest = np.abs(tokens).max(axis=1, initial=0.0)
-        scale = np.nextafter((largest / 127).astype(np.float16), np.float16(np.inf)).astype(np.float32)
+        scale = np.nextafter((largest / 127).clip(max=MOST_SCALE).astype(np.float16), np.float16(np.inf)).astype(
+            np.float32
+        )
         packed = np.empty(len(tokens), dtype=self._dtype)
         packed["scale"] = scale
-        packed["entries"] = np.rint(tokens / scale[:, None])
+        packed["entries"] = np.rint(tokens / scale[:, None]).clip(-127, 127)  # what is beyond half precision is cut
         return packed.tobytes()
 
     def unpack(self, packed: Sequence[bytes], weighing: Weighing = PLAIN) -> Candidates:

@@ -42,6 +42,8 @@ Similar = TypeVar("Similar", float, Floats)
 OWN_MASSES: dict[Measure, Masses] = {"wrd": "norm", "wmd": "uniform"}
 WORST: dict[Measure, float] = {"wrd": 2.0, "wmd": math.inf}
 SHORTEST = 1e-12
+CLOSE_ENTRIES = 1 << 18  # entries of differences between tokens that are held at once
+SMALL_EXPONENT = -20  # costs below 2 to this are scaled up for POT, whose tolerance is absolute
 LONGEST = 1e15  # squares of longer vectors would not fit float32 with room to spare
 OPTIMAL = 1  # result code of POT's network simplex
 MOST_PIVOTS = 10_000_000  # 128 x 128 tokens need some thousands
@@ -162,9 +164,11 @@ def costs_between(query: Points, text: Points, measure: Measure) -> Floats:
     dots *= -2.0
     dots += sums
     rows, columns = (dots < 1e-6 * sums).nonzero()  # too close for this formula: equal tokens must cost exactly 0
-    if len(rows):
-        difference = query.at[rows] - text.at[columns]
-        dots[rows, columns] = np.vecdot(difference, difference)
+    run = max(1, CLOSE_ENTRIES // max(1, query.at.shape[1]))
+    for first in range(0, len(rows), run):  # of texts that repeat one token all pairs are close
+        i, j = rows[first : first + run], columns[first : first + run]
+        difference = query.at[i] - text.at[j]
+        dots[i, j] = np.vecdot(difference, difference)
     return np.sqrt(dots, out=dots)  # what is left is positive
 
 
@@ -228,6 +232,10 @@ def solve(query_masses: Floats, text_masses: Floats, cost: Floats) -> tuple[Floa
     Masses (m,) and (n,) must be non-negative and each sum to 1 in float64, the cost (m, n) be finite, C-contiguous and
     float64. Raises ValueError where POT does not prove its answer optimal.
     """
+    exponent = math.frexp(float(cost.max(initial=0.0)))[1]
+    if exponent < SMALL_EXPONENT:
+        found, value = solve(query_masses, text_masses, np.ldexp(cost, -exponent))
+        return found, math.ldexp(value, exponent)
     if emd_c is None:  # pragma: no cover - another version of POT
         return solve_by_public_function(query_masses, text_masses, cost)
     found, value, _, _, code = emd_c(query_masses, text_masses, cost, MOST_PIVOTS, 1)

@@ -99,7 +99,7 @@ class EncoderThread(threading.Thread):
                 encoded = self._encoder.encode(texts)
         finally:
             self.forward_began_at = None
-        if not np.isfinite(encoded.sentences).all():
+        if not all(np.isfinite(vectors).all() for vectors in (encoded.sentences, *encoded.tokens)):
             raise ValueError("the model gives vectors that are not finite")
         if not self.is_lost:
             self._batches.succeeded()

@@ -124,7 +124,8 @@ class GivenVectors:
 
     def cosines(self) -> NDArray[np.float32]:
         """Return the cosine (n - 1,) of the first text with each of the others, in [-1, 1]."""
-        products: NDArray[np.float32] = self.sentences[1:] @ self.sentences[0]
+        # One dot product each: a matrix product may round equal rows differently, and then equal texts would not tie.
+        products: NDArray[np.float32] = np.vecdot(self.sentences[1:], self.sentences[0])
         return products.clip(-1.0, 1.0)
 
     def cut(self, dimensions: int | None) -> NDArray[np.float32]:

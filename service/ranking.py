@@ -49,6 +49,7 @@ class Prepared(NamedTuple):
     lists: TokenLists | None = None
     weighing: Weighing = PLAIN
     owner: int = 0  # of the rows, among collections
+    is_late: bool = False  # the deadline came before all of this was known: nothing may be solved
 
 
 class Rules(NamedTuple):
@@ -117,7 +118,7 @@ class Ranker:
         if masses != "idf":
             return Prepared(lists, Weighing(masses))
         if lists is None:  # the deadline has come: nothing will be solved
-            return Prepared()
+            return Prepared(is_late=True)
         return Prepared(lists, Weighing(masses, rarity(self._cache.frequencies(collection, lists), len(rows))))
 
     def rank_pool(
@@ -131,7 +132,7 @@ class Ranker:
         deadline: Deadline,
     ) -> Reranked:
         """Rank documents (n,) of which (1 - weight) * known (n,) is known."""
-        if deadline.is_over:
+        if prepared.is_late or deadline.is_over:
             return self.rank_late(view, query, rows, known, rules)
         solving = self._solving(rules)
         if solving.bound is stored_floors:
@@ -163,7 +164,7 @@ class Ranker:
         deadline: Deadline,
     ) -> Reranked:
         """Rank the documents (n,) of a collection, or all that pass its filter, by ascending row."""
-        if deadline.is_over:
+        if prepared.is_late or deadline.is_over:
             return self.rank_late(view, query, rows, known, rules)
         lists = prepared.lists
         rest = (

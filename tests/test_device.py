@@ -1,6 +1,7 @@
 """Bounds on a device are true, and a rerank by them is the rerank by NumPy, whatever the texts are."""
 
 import math
+import time
 from collections.abc import Sequence
 
 import numpy as np
@@ -14,6 +15,7 @@ from models import bounds as bounds_module
 from models import device_bounds, device_tokens, transport
 from models.bounds import Floors
 from models.candidates import PLAIN, Candidates, TokenTable, Weighing
+from models.deadline import Deadline
 from models.device_tokens import DeviceTable, DeviceVectors, stored_floors
 from models.dual_bound import Dual
 from models.encoder import Encoded
@@ -116,6 +118,18 @@ def test_reranks_as_numpy_does(measure: Measure, device: str) -> None:
             assert found.distances.tolist() == plain.distances.tolist()
             assert found.certificate.exact
             assert found.certificate.solved < len(texts)
+
+
+def test_bounds_keep_to_the_deadline() -> None:
+    """What the deadline leaves out has a bound of 0, which holds for everything."""
+    table = made_table(3, 60, 8)
+    query, texts = made_texts(3, table, 20, 12)
+    candidates = candidates_of(table, texts)
+    floors = DeviceTable(table, "cpu").floors(transport.points(table.vectors[query], "wmd"), candidates, "wmd")
+    in_time, late = floors.reduced(), floors.reduced(deadline=Deadline(time.monotonic()))
+    assert in_time.any()
+    assert ((late == 0.0) | (late == in_time)).all()
+    assert not late[np.isfinite(in_time)].any()
 
 
 def test_chunks_do_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -285,6 +285,8 @@ def test_contextual_vectors_are_kept_as_scaled_bytes(bert_folder: Path) -> None:
     for i, tokens in enumerate(encoded.tokens):
         step = np.abs(tokens).max(axis=1, keepdims=True) / 127
         assert (np.abs(candidates.tokens(i) - tokens) <= 0.51 * step + 1e-6).all()
+    huge = codec.pack(encoded._replace(tokens=[1e30 * encoded.tokens[0]]))
+    assert np.isfinite(codec.unpack(huge).tokens(0)).all()
 
 
 def test_the_torch_forward_returns_float32(bert_folder: Path) -> None:

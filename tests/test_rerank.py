@@ -255,3 +255,45 @@ def test_refused(change: dict[str, object], message: str) -> None:
     }
     with pytest.raises(ValueError, match=message):
         rerank(**(good | change))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("measure", MEASURES)
+def test_ties_in_front_hide_nobody(measure: Measure) -> None:
+    """Thousands of equal texts whose cheapest bound is best of all, and far too low, do not hide those after them."""
+
+    def unit(degrees: float) -> list[float]:
+        return [math.cos(math.radians(degrees)), math.sin(math.radians(degrees))]
+
+    table = TokenTable(np.array([unit(0), unit(90), unit(25), unit(115)], np.float32))
+    texts = [[0]] * 5_000 + [[2, 3]] * 15_000
+    places = np.random.default_rng(0).permutation(len(texts)).tolist()
+    ids = np.concatenate([texts[i] for i in places])
+    offsets = np.cumsum([0, *(len(texts[i]) for i in places)])
+    candidates = Candidates.from_table(table, ids, offsets)
+    query = np.array([unit(0), unit(90)], np.float32)
+    found = rerank(query, candidates, np.zeros(len(texts)), 1.0, 10, measure)
+    best = transport.distance(query, table.vectors[[2, 3]], measure)
+    assert found.distances.tolist() == pytest.approx([best] * 10)
+    assert found.certificate.exact
+
+
+def test_bounds_keep_to_the_deadline() -> None:
+    """What the deadline leaves out has a bound of 0, which holds for everything."""
+    query, texts = like_questions(3, 40)
+    floors = Floors(transport.points(query, "wmd"), packed([*texts, np.zeros((0, 32), np.float32)], 32), "wmd")
+    in_time, late = floors.reduced(), floors.reduced(deadline=Deadline(time.monotonic()))
+    assert (in_time[:-1] > 0.0).all()
+    assert not late[:-1].any()
+    assert late[-1] == in_time[-1] == math.inf
+
+
+def test_long_texts_without_mass_are_worst() -> None:
+    """The dual bound of a text of zero vectors is its distance, also under a query whose masses lie far apart."""
+    random = np.random.default_rng(0)
+    query = random.standard_normal((15, 4)).astype(np.float32)
+    query *= (np.array([1e14] + [1e-11] * 14, np.float32) / np.linalg.norm(query, axis=1))[:, None]
+    texts = [np.zeros((100, 4), np.float32), -query[:1]]
+    floors = Floors(transport.points(query, "wrd"), packed(texts, 4), "wrd")
+    assert floors.dual(np.array([0])).tolist() == [transport.WORST["wrd"]]
+    found = rerank(query, packed(texts, 4), np.array([0.1, 0.0]), 1.0, 2, "wrd")
+    assert found.order.tolist() == [0, 1]

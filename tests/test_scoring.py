@@ -151,6 +151,15 @@ def test_spans_lie_in_the_text_apart_and_in_order(encoder: Encoder, query: str, 
     assert all(left.end <= right.start for left, right in pairwise(ordered))
 
 
+@given(st.integers(0, 2**32), st.integers(1, 300), st.integers(2, 40))
+def test_equal_texts_have_equal_cosines(seed: int, dim: int, count: int) -> None:
+    """To the last bit, wherever they stand: else they would not tie."""
+    vectors = GivenVectors(given_texts([], {}, lambda _: []), dim)
+    query, text = np.random.default_rng(seed).normal(size=(2, 1, dim)).astype(np.float32)
+    vectors.sentences = np.concatenate([query, np.repeat(text, count, axis=0)])
+    assert len(set(vectors.cosines().tolist())) == 1
+
+
 def test_cutting_makes_unit_vectors_and_keeps_zero() -> None:
     """The first dimensions, scaled to length 1; a vector of zeros stays."""
     vectors = GivenVectors(given_texts([], {}, lambda _: []), 4)

@@ -4,6 +4,7 @@ import itertools
 import json
 import math
 import re
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -195,6 +196,28 @@ def test_scale(pair: tuple[Matrix, Matrix], factor: float) -> None:
         assert transport.distance(query * factor, text, "wrd") == pytest.approx(unchanged, rel=1e-9, abs=1e-12)
     grown = factor * transport.distance(query, text, "wmd")
     assert transport.distance(query * factor, text * factor, "wmd") == pytest.approx(grown, rel=1e-9, abs=1e-9)
+
+
+def test_tiny_vectors_are_compared_as_exactly_as_others() -> None:
+    """WMD is in proportion to the size of the vectors down to the smallest, whose costs the solver takes for nothing."""
+    random = np.random.default_rng(0)
+    query, text = random.normal(size=(12, 8)), random.normal(size=(15, 8))
+    whole = transport.distance(query, text, "wmd")
+    for size in (1e-5, 1e-9, 1e-13, 1e-15, 1e-25):
+        assert transport.distance(size * query, size * text, "wmd") == pytest.approx(size * whole, rel=1e-9)
+        plan, cost = transport.plan(size * query, size * text, "wmd")
+        assert (plan * cost).sum() == pytest.approx(size * whole, rel=1e-9)
+
+
+def test_texts_that_repeat_one_token_take_little_memory() -> None:
+    """Pairs of equal tokens, whose costs are computed once more, are not all held at once."""
+    text = np.ones((300, 256))
+    tracemalloc.start()
+    try:
+        assert transport.distance(text, text, "wmd") == 0.0
+        assert tracemalloc.get_traced_memory()[1] < 50e6  # all of them are 184 MB
+    finally:
+        tracemalloc.stop()
 
 
 @given(st.lists(token_vectors(3, 1), min_size=3, max_size=3))
