@@ -22,8 +22,9 @@ from tqdm import tqdm
 
 from models.deadline import Deadline
 from models.encoder import Encoder
-from service.corpus_files import guess_format, id_of_line, read_documents
+from service.corpus_files import id_of_line, read_documents
 from service.document_rules import Entry
+from service.file_formats import guess_format
 from service.paraphrases import Paraphraser, Paraphrases, Sampling
 from service.settings import BUNDLED_MODEL
 

@@ -29,8 +29,9 @@ import orjson
 from tqdm import tqdm
 
 from scripts.index_targets import Answer, LocalCollection, RemoteCollection, Stopped, Target
-from service.corpus_files import Format, Line, guess_format, id_of_line, read_documents
+from service.corpus_files import Line, id_of_line, read_documents
 from service.document_rules import Entry
+from service.file_formats import Format, guess_format
 from service.library import NAME
 from service.numbered_lines import Compression
 from service.settings import Settings

@@ -13,6 +13,7 @@ from typing import Any
 
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
+from fastapi.routing import APIRoute
 from fastapi_offline import FastAPIOffline
 from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
@@ -24,7 +25,7 @@ from service.errors import InvalidRequest, NotFound, ServiceError
 from service.metrics import Metrics, Readings
 from service.observability import Observed, note
 from service.routes import collections, graphs, jobs, openai, operations, page, paraphrases, rerank, search, tei
-from service.routes.answers import error_answer, error_response
+from service.routes.answers import error_answer, error_response, wrong_value
 from service.routes.direct import DirectMiddleware
 from service.runtime import Runtime
 from service.schemas import ErrorBody
@@ -77,9 +78,11 @@ def create_app(settings: Settings, tracer: Tracer | None = None) -> FastAPI:
     app.state.on_ready = lambda: None
     app.state.on_failure = lambda: None
     # The routes that are asked most come first: a request is compared with one after the other.
-    for noun in (openai, search, rerank, tei, collections, paraphrases, graphs, jobs, operations, page):
-        app.include_router(noun.router)
-    app.include_router(graphs.imports)
+    nouns = (openai, search, rerank, tei, collections, paraphrases, graphs, jobs, operations, page)
+    routers = [*(noun.router for noun in nouns), graphs.imports]
+    for router in routers:
+        app.include_router(router)
+    app.state.routes = [route for router in routers for route in router.routes if isinstance(route, APIRoute)]
     app.add_exception_handler(ServiceError, _service_error)
     app.add_exception_handler(RequestValidationError, _validation_error)
     app.add_exception_handler(HTTPException, _http_error)
@@ -218,19 +221,26 @@ async def _validation_error(request: Request, error: Exception) -> Response:
     """Say the first thing that is wrong with a request's form, and where."""
     assert isinstance(error, RequestValidationError)
     request.app.state.metrics.rejected(InvalidRequest.error_type)
-    first = error.errors()[0]
+    errors = error.errors()
+    first = errors[0]
     if first["loc"] == ("body",) and not _is_json(request.headers.get("content-type", "")):
         said = "the body is not read as JSON: send the header 'Content-Type: application/json'"
         return error_response(request.url.path, said, InvalidRequest.error_type, 422)
-    where = ".".join(str(part) for part in first["loc"] if part != "body")[:200]
     param = None
     if first["type"] == "json_invalid":
         cause = first.get("ctx", {}).get("error", "")
         sentence = f"the body is not valid JSON: {cause}"
     else:
-        sentence = f"{where or 'body'}: {first['msg']}"
+        where, said = wrong_value(errors)
+        sentence = f"{where or 'body'}: {said}"
         param = where or None
     return error_response(request.url.path, sentence, InvalidRequest.error_type, 422, param=param)
+
+
+def _methods_at(request: Request) -> list[str]:
+    """Return the methods of all routes of a request's path."""
+    fitting = (route for route in request.app.state.routes if route.path_regex.match(request.url.path))
+    return sorted({method for route in fitting for method in route.methods})
 
 
 def _is_json(content_type: str) -> bool:
@@ -246,5 +256,7 @@ async def _http_error(request: Request, error: Exception) -> Response:
         405: f"{request.method} is not allowed here",
     }
     status, headers = error.status_code, dict(error.headers or {})
+    if status == 405:  # Starlette names the methods of the first route of this path
+        headers["Allow"] = ", ".join(_methods_at(request))
     said = sentence.get(status, str(error.detail))
     return error_response(request.url.path, said, kinds.get(status, InvalidRequest.error_type), status, headers)

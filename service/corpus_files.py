@@ -26,39 +26,20 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import Any, BinaryIO, Literal, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import orjson
 import pyarrow
 import pyarrow.parquet
 
 from service.document_rules import DEFAULT_LIMITS, Entry, Limits, check_document, from_cells, from_record, wrong_header
+from service.file_formats import Format
+from service.long_integers import wrong_integer
 from service.numbered_lines import Compression, Row, first_line, numbered_rows, unpacked, wrong_utf8
-
-Format = Literal["jsonl", "csv", "tsv", "txt", "parquet"]
 
 _MAX_RECORD_LINES = 1_000  # of a csv record: how much an unclosed quote makes us read twice
 _PARQUET_ROWS = 256
 _HEAD_BYTES = 200
-_FORMATS: dict[str, Format] = {
-    "jsonl": "jsonl",
-    "ndjson": "jsonl",
-    "csv": "csv",
-    "tsv": "tsv",
-    "txt": "txt",
-    "parquet": "parquet",
-}
-_COMPRESSIONS: dict[str, Compression] = {"gz": "gz", "xz": "xz", "zst": "zst"}
-_CONTENT_TYPES: dict[str, Format] = {
-    "application/x-ndjson": "jsonl",
-    "application/ndjson": "jsonl",
-    "application/jsonl": "jsonl",
-    "application/x-jsonlines": "jsonl",
-    "text/csv": "csv",
-    "text/tab-separated-values": "tsv",
-    "text/plain": "txt",
-    "application/vnd.apache.parquet": "parquet",
-}
 
 csv.field_size_limit((1 << 31) - 1)  # the process-wide limit of 128 KiB; Limits.max_line_bytes bounds a record instead
 
@@ -77,28 +58,6 @@ Lines = Generator[Line, None, None]
 
 class _UnreadableError(Exception):
     """A record cannot be read: a line of it cannot be decoded, or it does not end."""
-
-
-def guess_format(name: str) -> tuple[Format, Compression | None]:
-    """Return the format and the compression that a file name ends in, as in ``faq.jsonl.gz``.
-
-    Raises:
-        ValueError: the ending is none of ours.
-    """
-    endings = name.lower().split(".")[1:]
-    compression = _COMPRESSIONS.get(endings[-1]) if endings else None
-    if compression is not None:
-        endings.pop()
-    format = _FORMATS.get(endings[-1]) if endings else None
-    if format is None:
-        known = f".{', .'.join(_FORMATS)}, and then perhaps .{', .'.join(_COMPRESSIONS)}"
-        raise ValueError(f"{name!r}: the format is told by the ending, which must be {known}")
-    return format, compression
-
-
-def format_of_content_type(content_type: str) -> Format | None:
-    """Return the format of an HTTP body by its Content-Type, None if it is none of ours."""
-    return _CONTENT_TYPES.get(content_type.partition(";")[0].strip().lower())
 
 
 def id_of_line(name: str, number: int) -> str:
@@ -214,6 +173,8 @@ def _jsonl_lines(rows: Iterator[Row], limits: Limits) -> Lines:
             record = None if reason else orjson.loads(content)
         except orjson.JSONDecodeError as error:
             reason = wrong_utf8(content) or f"not JSON: {error.msg} at character {error.colno}"
+        else:
+            reason = reason or wrong_integer(content)
         record = {"text": record} if isinstance(record, str) else record
         yield _line(number, (None, reason) if reason else from_record(record, limits), content)
 

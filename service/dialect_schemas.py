@@ -189,7 +189,7 @@ class TextsRerankBody(DialectBody):
     raw_scores: bool = Field(False, description="Scores in [-1, 1] as they are, not cut to [0, 1].")
     return_text: bool = False
     truncate: bool | None = Field(None, description="Default true.")
-    truncation_direction: Any = None
+    truncation_direction: str | None = None
 
 
 class TextRank(BaseModel):
@@ -206,7 +206,7 @@ class InputsBody(DialectBody):
     inputs: TextInputs = Field(examples=["花呗怎么还款"])
     normalize: bool | None = None
     truncate: bool | None = Field(None, description="Default true; the header X-Truncated names what was cut.")
-    truncation_direction: Any = None
+    truncation_direction: str | None = None
     prompt_name: str | None = Field(None, description="No prompt is known here.")
     dimensions: int | None = None
 
@@ -222,7 +222,7 @@ class SimilarityParameters(DialectBody):
     """What else TEI's similarity may be told."""
 
     truncate: bool | None = None
-    truncation_direction: Any = None
+    truncation_direction: str | None = None
     prompt_name: str | None = None
 
 

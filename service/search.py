@@ -181,7 +181,7 @@ class Searcher:
                 self._rank(view, query, pool, options.at(pool.length_ratio), prepared, deadline)
                 for query, pool in zip(queries, pools, strict=True)
             ]
-            timings.lap("rerank")
+            timings.lap("retrieve" if rules is None else "rerank")
             return answers
 
     def _rank(

@@ -19,8 +19,9 @@ import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from service.corpus_files import Format, Line, format_of_content_type, guess_format, id_of_line, read_documents
+from service.corpus_files import Line, id_of_line, read_documents
 from service.document_rules import DEFAULT_LIMITS, Entry, Limits, check_document
+from service.file_formats import Format, format_of_content_type, guess_format
 from service.numbered_lines import Compression
 
 PACK: dict[Compression | None, Callable[[bytes], bytes]] = {

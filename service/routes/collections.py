@@ -14,6 +14,7 @@ from service.documents import Document
 from service.errors import Conflict, InvalidRequest, NotFound, ServiceError
 from service.indexing import CANNOT_ENCODE, NO_TOKEN
 from service.library import check_name
+from service.long_integers import wrong_integer
 from service.routes.calls import JsonRoute, Ready, in_pool, json_response, until_encoded
 from service.runtime import Runtime
 from service.schemas import (
@@ -50,7 +51,7 @@ async def put_collection(request: Request, runtime: Ready, name: str, body: Coll
     check_name(name)
     wanted = body.index if body else "auto"
     collection, is_new = await in_pool(request, runtime.write_pool, runtime.create_collection, name, wanted)
-    if body is not None and collection.manifest["index"] != wanted:
+    if body is not None and "index" in body.model_fields_set and collection.manifest["index"] != wanted:
         raise Conflict(f"collection {name!r} exists with the index {collection.manifest['index']!r}, not {wanted!r}")
     return json_response(await in_pool(request, runtime.search_pool, _info, collection), 201 if is_new else 200)
 
@@ -83,6 +84,8 @@ async def post_documents(request: Request, runtime: Ready, name: str, body: Docu
     """Write documents: durable and searchable when it answers."""
     check_name(name)
     _check_count("documents", len(body.documents), runtime)
+    if wrong := wrong_integer(await request.body()):
+        raise InvalidRequest(wrong)
     entries = [_entry(i, document, runtime) for i, document in enumerate(body.documents)]
     given = [entry["id"] for entry in entries if entry["id"] is not None]
     if len(set(given)) < len(given):

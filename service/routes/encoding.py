@@ -19,9 +19,13 @@ WINDOWS_AHEAD = 2
 
 
 async def read_texts(
-    request: Request, runtime: Runtime, texts: Sequence[str], max_tokens: int | None = None
+    request: Request,
+    runtime: Runtime,
+    texts: Sequence[str],
+    what: str | Callable[[int], str],
+    max_tokens: int | None = None,
 ) -> GivenTexts:
-    """Check and tokenize texts; what is wrong with one is a fault of that one.
+    """Check and tokenize texts; what is wrong with one is a fault of that one. ``what`` names the texts, or each of them.
 
     With ``max_tokens`` no more tokens are read of all texts but the first.
 
@@ -32,7 +36,8 @@ async def read_texts(
     faults = wrong_texts(texts, limits)
     for i in faults:
         if len(texts[i]) > limits.max_text_chars:
-            raise InvalidRequest(faults[i])
+            where, param = _named(texts, what, i)
+            raise InvalidRequest(f"{where}: {faults[i]}", param=param)
     arguments = (texts, faults, runtime.encoder.tokenize, max_tokens)
     if sum(map(len, texts)) <= INLINE_CHARS:
         return given_texts(*arguments)
@@ -47,7 +52,7 @@ def check_faults(given: GivenTexts, what: str | Callable[[int], str]) -> None:
     """
     if given.faults:
         first = min(given.faults)
-        where, param = _named(given, what, first)
+        where, param = _named(given.texts, what, first)
         raise InvalidRequest(f"{where}: {given.faults[first]}", param=param)
 
 
@@ -59,16 +64,35 @@ def check_lengths(given: GivenTexts, what: str | Callable[[int], str], advice: s
     """
     if True in given.truncated:
         first = given.truncated.index(True)
-        where, param = _named(given, what, first)
+        where, param = _named(given.texts, what, first)
         sentence = f"{where} has more tokens than the model reads, {max_tokens}; {advice}"
         raise InvalidRequest(sentence, param=param, code="context_length_exceeded")
 
 
-def _named(given: GivenTexts, what: str | Callable[[int], str], place: int) -> tuple[str, str | None]:
+def check_truncation(
+    given: GivenTexts, what: str | Callable[[int], str], truncate: bool | None, direction: str | None, runtime: Runtime
+) -> None:
+    """Refuse what TEI would cut where this is not wanted, or where the end is to be read; ``what`` as in `check_lengths`.
+
+    Raises:
+        InvalidRequest: names the first such text, or the direction that there is none.
+    """
+    if direction is not None and direction.lower() not in ("left", "right"):
+        raise InvalidRequest(
+            f"truncation_direction is {direction[:40]!r}, not left or right", param="truncation_direction"
+        )
+    most = runtime.encoder.max_tokens
+    if truncate is False:
+        check_lengths(given, what, "set truncate to true to have its beginning read", most)
+    if direction is not None and direction.lower() == "left":
+        check_lengths(given, what, "only its beginning can be read, not its end", most)
+
+
+def _named(texts: Sequence[str], what: str | Callable[[int], str], place: int) -> tuple[str, str | None]:
     """Return how a person finds a text in the request, and the parameter that it came in, if that has a name."""
     if callable(what):
         return what(place), None
-    return f"{what}[{place}]" if len(given.texts) > 1 else what, what
+    return f"{what}[{place}]" if len(texts) > 1 else what, what
 
 
 async def encode(

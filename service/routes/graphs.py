@@ -7,9 +7,9 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request, Response
 
-from service.corpus_files import format_of_content_type
 from service.document_rules import wrong_text
 from service.errors import Conflict, InvalidRequest, NotFound, NotReady
+from service.file_formats import format_of_content_type
 from service.found_facts import Answered, Beam
 from service.graph_changes import Change
 from service.graph_schemas import (
@@ -106,9 +106,9 @@ async def post_triples_import(request: Request, runtime: Ready, name: str) -> Re
     given = request.headers.get("content-type", "")
     if format_of_content_type(given) not in ("tsv", "txt"):
         raise InvalidRequest(f"content type {given[:100]!r} is not one of text/tab-separated-values, text/plain")
+    id, spool = await spooled_body(request, runtime)
     # Not `in_pool`: looking whether the caller is there would read, and lose, what the caller sends.
     await asyncio.wrap_future(runtime.write_pool.submit(runtime.graphs.create, name))
-    id, spool = await spooled_body(request, runtime)
     options = {"compression": compression_of(spool)}
     job = await asyncio.to_thread(runtime.jobs.submit, id, "graph_import", name, options)
     return json_response({"job": job.id}, 202)
@@ -180,6 +180,9 @@ async def get_subject(
     view = runtime.graphs.get(name).view
     wanted, meaning = split_subject(subject)
     found = await in_pool(request, runtime.search_pool, view.facts_of, wanted, meaning or None)
+    if not found and meaning:  # brackets may belong to a name whose facts have a meaning in brackets of its own
+        found = await in_pool(request, runtime.search_pool, view.facts_of, subject.strip(), None)
+        wanted = subject.strip() if found else wanted
     if not found:
         raise NotFound(f"there is no subject {join_subject(wanted, meaning)[:200]!r} in graph {name!r}")
     return json_response({"subject": wanted, "facts": _grouped(found[:limit]), "total": len(found)})

@@ -3,6 +3,7 @@
 import asyncio
 import os
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -10,8 +11,8 @@ import orjson
 from fastapi import APIRouter, Request, Response
 from sse_starlette import EventSourceResponse
 
-from service.corpus_files import format_of_content_type
-from service.errors import InvalidRequest
+from service.errors import InvalidRequest, NotFound
+from service.file_formats import format_of_content_type
 from service.jobs import Job
 from service.library import check_name
 from service.routes.calls import Ready, json_response, limited_stream
@@ -21,7 +22,21 @@ from service.schemas import JobAccepted, JobInfo
 router = APIRouter(prefix="/v1", tags=["jobs"])
 
 EVENT_INTERVAL_S = 0.5
+FILES = (
+    *("application/x-ndjson", "text/csv", "text/tab-separated-values", "text/plain"),
+    "application/vnd.apache.parquet",
+)
+"""Content types of an import, each in one of its names."""
+PACKED = "send it unpacked, or packed by gzip, xz or zstd"
 _MAGIC = {b"\x1f\x8b": "gz", b"\xfd7zXZ\x00": "xz", b"\x28\xb5\x2f\xfd": "zst"}
+_UNKNOWN_MAGIC = {
+    b"BZh91AY&SY": "bzip2",
+    b"PK\x03\x04": "zip",
+    b"7z\xbc\xaf\x27\x1c": "7z",
+    b"\x5d\x00\x00\x80\x00": "lzma",
+}
+_ENCODINGS = ("", "identity", "gzip", "x-gzip", "zstd", "xz")
+"""Content encodings of a body; what it really is, its first bytes say."""
 
 
 def file_of(*kinds: str) -> dict[str, Any]:
@@ -34,7 +49,7 @@ def file_of(*kinds: str) -> dict[str, Any]:
     "/collections/{name}/imports",
     status_code=202,
     response_model=JobAccepted,
-    openapi_extra=file_of("application/x-ndjson", "text/csv", "text/tab-separated-values", "text/plain"),
+    openapi_extra=file_of(*FILES),
 )
 async def post_import(request: Request, runtime: Ready, name: str) -> Response:
     """Take a body of any length and index it as a job. gzip, xz and zstd are recognised by their first bytes."""
@@ -42,26 +57,39 @@ async def post_import(request: Request, runtime: Ready, name: str) -> Response:
     given = request.headers.get("content-type", "")
     format = format_of_content_type(given)
     if format is None:
-        raise InvalidRequest(
-            f"content type {given[:100]!r} is not one of application/x-ndjson, text/csv, text/tab-separated-values, text/plain"
-        )
+        raise InvalidRequest(f"content type {given[:100]!r} is not one of {', '.join(FILES)}")
+    with suppress(NotFound):  # what is wrong with one that exists is said before a long body is read
+        runtime.library.get(name).check_model(runtime.encoder.fingerprint)
+    id, spool = await spooled_body(request, runtime)
+    compression = compression_of(spool)
+    if format == "parquet" and compression is not None:
+        spool.unlink()
+        raise InvalidRequest(f"parquet is compressed inside: unpack the .{compression} first")
     # Not `in_pool`: looking whether the caller is there would read, and lose, what the caller sends.
     collection, _ = await asyncio.wrap_future(runtime.write_pool.submit(runtime.create_collection, name))
     collection.check_model(runtime.encoder.fingerprint)
-    id, spool = await spooled_body(request, runtime)
-    options = {"format": format, "compression": compression_of(spool), "name": id}
+    options = {"format": format, "compression": compression, "name": id}
     job = await asyncio.to_thread(runtime.jobs.submit, id, "import", name, options)
     return json_response({"job": job.id}, 202)
 
 
 async def spooled_body(request: Request, runtime: Runtime) -> tuple[str, Path]:
-    """Take a body of any length; return the id of a job to come and the durable file with the body."""
+    """Take a body of any length; return the id of a job to come and the durable file with the body.
+
+    Raises:
+        TooLarge: it is longer than the limit.
+        InvalidRequest: it is packed in a way that is not read.
+    """
+    encoding = request.headers.get("content-encoding", "").strip().lower()
+    if encoding not in _ENCODINGS:
+        raise InvalidRequest(f"content encoding {encoding[:40]!r} is not read: {PACKED}")
     id, spool = runtime.jobs.new_spool()
     try:
         with spool.open("wb") as file:
             async for chunk in limited_stream(request, "max_import_bytes", runtime.settings.max_import_bytes):
                 file.write(chunk)
             await asyncio.to_thread(_make_durable, file)
+        _check_packing(spool)
     except BaseException:
         spool.unlink(missing_ok=True)
         raise
@@ -105,6 +133,14 @@ def compression_of(spool: Path) -> str | None:
     with spool.open("rb") as file:
         start = file.read(8)
     return next((name for magic, name in _MAGIC.items() if start.startswith(magic)), None)
+
+
+def _check_packing(spool: Path) -> None:
+    with spool.open("rb") as file:
+        start = file.read(16)
+    for magic, name in _UNKNOWN_MAGIC.items():
+        if start.startswith(magic):
+            raise InvalidRequest(f"the body is packed by {name}, which is not read: {PACKED}")
 
 
 def _make_durable(file: BinaryIO) -> None:

@@ -34,7 +34,7 @@ async def post_embeddings(request: Request, runtime: Ready, body: EmbeddingsBody
     texts = input_texts(body.input, "input")
     check_most("input", len(texts), "max_documents", runtime.settings.max_documents)
     check_dimensions(body.dimensions, runtime)
-    given = await read_texts(request, runtime, texts)
+    given = await read_texts(request, runtime, texts, "input")
     check_faults(given, "input")
     if not body.truncate:
         advice = "send less of it, or set truncate to true to have its beginning read"

@@ -1,6 +1,7 @@
 """Rerank of given texts: the form of Jina, Cohere and vLLM (``documents``), and that of TEI (``texts``)."""
 
 import uuid
+from collections.abc import Callable
 from typing import Any
 
 from fastapi import APIRouter, Request, Response
@@ -11,7 +12,7 @@ from service.given_inputs import document_texts
 from service.given_texts import GivenTexts, GivenVectors
 from service.observability import note
 from service.routes.calls import JsonRoute, Ready, check_most, in_pool, json_response, timing_header
-from service.routes.encoding import check_lengths, encode, read_texts
+from service.routes.encoding import check_lengths, check_truncation, encode, read_texts
 from service.runtime import Runtime
 from service.scoring import Scored, ScoredText, SpanRules, score_texts
 from service.timings import Timings, deadline_in
@@ -61,9 +62,15 @@ async def _rerank_documents(request: Request, runtime: Runtime, body: RerankBody
     if body.relevant_spans is not None and body.relevant_spans.mode == "enabled":
         threshold = body.relevant_spans.threshold
         spans = SpanRules(DEFAULT_THRESHOLD if threshold is None else threshold, body.relevant_spans.max_spans)
-    is_refusing = body.truncation is False
     most = body.max_tokens_per_doc
-    given, scored = await _scored(request, runtime, body.query, texts, timings, body.top_n, is_refusing, spans, most)
+
+    def check(given: GivenTexts) -> None:
+        if body.truncation is False:
+            check_lengths(given, _document, "shorten it, or let it be truncated", runtime.encoder.max_tokens)
+
+    given, scored = await _scored(
+        request, runtime, body.query, texts, timings, _document, check, body.top_n, spans, most
+    )
     tokens = given.tokens
     content = {
         "id": str(uuid.uuid4()),
@@ -83,8 +90,11 @@ async def _rerank_documents(request: Request, runtime: Runtime, body: RerankBody
 
 async def _rerank_texts(request: Request, runtime: Runtime, body: TextsRerankBody) -> Response:
     timings = Timings()
-    is_refusing = body.truncate is False
-    given, scored = await _scored(request, runtime, body.query, body.texts, timings, None, is_refusing, None, None)
+
+    def check(given: GivenTexts) -> None:
+        check_truncation(given, _text, body.truncate, body.truncation_direction, runtime)
+
+    given, scored = await _scored(request, runtime, body.query, body.texts, timings, _text, check)
     ranks = [
         {"index": text.position, "score": text.score if body.raw_scores else text.relevance}
         | ({"text": body.texts[text.position]} if body.return_text else {})
@@ -99,21 +109,24 @@ async def _scored(
     query: str,
     texts: list[str],
     timings: Timings,
-    top_n: int | None,
-    is_refusing: bool,
-    spans: SpanRules | None,
-    max_tokens: int | None,
+    what: Callable[[int], str],
+    check: Callable[[GivenTexts], None],
+    top_n: int | None = None,
+    spans: SpanRules | None = None,
+    max_tokens: int | None = None,
 ) -> tuple[GivenTexts, Scored]:
-    """Encode the query and the texts and rank these; a text that cannot be used comes last."""
+    """Encode the query and the texts, which ``what`` names and ``check`` may refuse, and rank these.
+
+    A text that cannot be used comes last.
+    """
     settings = runtime.settings
     deadline = deadline_in(settings.default_timeout_ms)
     check_most("documents", len(texts), "max_documents", settings.max_documents)
     with runtime.gate.enter(1):
-        given = await read_texts(request, runtime, [query, *texts], max_tokens)
+        given = await read_texts(request, runtime, [query, *texts], what, max_tokens)
         if 0 in given.faults:
             raise InvalidRequest(f"query: {given.faults[0]}")
-        if is_refusing:
-            check_lengths(given, _place, "shorten it, or let it be truncated", runtime.encoder.max_tokens)
+        check(given)
         vectors = GivenVectors(given, runtime.encoder.dim, runtime.codec)
         await encode(request, runtime, vectors, timings, deadline)
         if 0 in given.faults:
@@ -148,9 +161,14 @@ def _result(text: ScoredText, read: str, body: RerankBody) -> dict[str, Any]:
     return result
 
 
-def _place(i: int) -> str:
+def _document(i: int) -> str:
     """Return what a caller calls the i-th of query and documents."""
     return f"documents[{i - 1}]" if i else "query"
+
+
+def _text(i: int) -> str:
+    """Return what a caller of TEI's form calls the i-th of query and texts."""
+    return f"texts[{i - 1}]" if i else "query"
 
 
 def _warnings(given: GivenTexts, scored: Scored, runtime: Runtime, max_tokens: int | None) -> list[str]:
@@ -158,11 +176,11 @@ def _warnings(given: GivenTexts, scored: Scored, runtime: Runtime, max_tokens: i
     most = runtime.encoder.max_tokens
     limits = [most] + [min(most, max_tokens or most)] * (len(given.texts) - 1)
     found = [
-        f"{_place(i)} has more than {limits[i]} tokens; the rest was not read"
+        f"{_document(i)} has more than {limits[i]} tokens; the rest was not read"
         for i, is_truncated in enumerate(given.truncated)
         if is_truncated
     ]
-    found += [f"{_place(i)} counts as unrelated: {fault}" for i, fault in sorted(given.faults.items())]
+    found += [f"{_document(i)} counts as unrelated: {fault}" for i, fault in sorted(given.faults.items())]
     if scored.is_partial:
         found.append(f"default_timeout_ms = {runtime.settings.default_timeout_ms} came before every text was compared")
     return found

@@ -109,7 +109,7 @@ async def _encoded(
 ) -> tuple[list[bool], list[EncodedText] | None]:
     """Tokenize texts and encode them when their turn comes; return which are truncated and, unless the deadline came first,
     their vectors."""
-    given = await read_texts(request, runtime, texts)
+    given = await read_texts(request, runtime, texts, what)
     check_faults(given, what)
     in_line_since = time.perf_counter()
     is_late = not await wait_for(request, [turn], deadline)

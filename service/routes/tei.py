@@ -4,6 +4,7 @@ Dify's plugin reads the first key of ``model_type`` in /info and takes a server 
 ``/tei/embedding`` and ``/tei/reranker``. POST to a mount itself does what TEI does at ``/``.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 from fastapi import APIRouter, Request, Response
@@ -13,7 +14,7 @@ from service.errors import InvalidRequest, TooLarge
 from service.given_inputs import input_texts
 from service.given_texts import GivenTexts, GivenVectors
 from service.routes.calls import JsonRoute, Ready, check_most, in_pool, json_response, timing_header
-from service.routes.encoding import check_faults, check_lengths, encode, read_texts
+from service.routes.encoding import check_faults, check_truncation, encode, read_texts
 from service.routes.openai import INLINE_TEXTS, check_dimensions
 from service.routes.operations import not_ready
 from service.routes.rerank import truncated_header
@@ -76,10 +77,10 @@ async def post_similarity(request: Request, runtime: Ready, body: SentenceSimila
     timings = Timings()
     texts = [body.inputs.source_sentence, *body.inputs.sentences]
     wishes = {} if body.parameters is None else body.parameters.model_dump()
-    given = await _read(request, runtime, InputsBody.read({"inputs": texts, **wishes}))
+    given = await _read(request, runtime, InputsBody.read({"inputs": texts, **wishes}), _sentence)
     vectors = GivenVectors(given, runtime.encoder.dim)
     await encode(request, runtime, vectors, timings)
-    check_faults(given, "inputs")
+    check_faults(given, _sentence)
     return _answer(vectors.cosines().tolist(), truncated_header(given.truncated, "source_sentence"), timings)
 
 
@@ -103,19 +104,22 @@ async def get_reranker_info(runtime: Ready) -> Response:
     return json_response(tei_info(runtime, "reranker"))
 
 
-async def _read(request: Request, runtime: Runtime, body: InputsBody) -> GivenTexts:
-    """Check what is asked for, and tokenize."""
+async def _read(
+    request: Request, runtime: Runtime, body: InputsBody, what: str | Callable[[int], str] = "inputs"
+) -> GivenTexts:
+    """Check what is asked for, and tokenize; ``what`` names the texts, or each of them."""
     texts = input_texts(body.inputs, "inputs")
     check_most("inputs", len(texts), "max_documents", runtime.settings.max_documents)
     if body.prompt_name is not None:
         raise InvalidRequest(f"there is no prompt {body.prompt_name!r} here; put it before the text yourself")
-    given = await read_texts(request, runtime, texts)
-    check_faults(given, "inputs")
-    if body.truncate is False:
-        check_lengths(given, "inputs", "set truncate to true to have its beginning read", runtime.encoder.max_tokens)
-    if str(body.truncation_direction).lower() == "left":
-        check_lengths(given, "inputs", "only its beginning can be read, not its end", runtime.encoder.max_tokens)
+    given = await read_texts(request, runtime, texts, what)
+    check_faults(given, what)
+    check_truncation(given, what, body.truncate, body.truncation_direction, runtime)
     return given
+
+
+def _sentence(place: int) -> str:
+    return f"inputs.sentences[{place - 1}]" if place else "inputs.source_sentence"
 
 
 def _answer(content: list[Any], headers: dict[str, str], timings: Timings) -> Response:
