@@ -6,15 +6,22 @@ Whoever opens it owns the data folder (see `service.library`).
 import logging
 import shutil
 import threading
+import time
 import uuid
+from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
+from weakref import WeakKeyDictionary
 
+from service.documents import DAMAGED
 from service.errors import NotFound
 from service.facts_build import Spelling
 from service.graphs import Graph
-from service.library import NAME, check_name, find
+from service.library import check_name, find, named_folders
 
 MERGE_INTERVAL_S = 1.0
+FIRST_PAUSE_S, MOST_PAUSE_S = 2.0, 600.0
+"""A graph whose merge failed is left alone for so long; each further failure doubles the pause."""
 
 log = logging.getLogger(__name__)
 
@@ -23,26 +30,39 @@ class _Closing(Exception):
     """The library is being closed: a merge is not finished."""
 
 
+class _Pause(NamedTuple):
+    length_s: float
+    ends_at: float
+
+
 class GraphLibrary:
     """The graphs of a data folder. A graph whose files are damaged is named in `unreadable` and keeps nobody from the others."""
 
-    def __init__(self, data_dir: Path, spelling: Spelling, is_merging: bool = True) -> None:
-        """Open every graph; ``spelling`` is how names and questions become tokens, ``is_merging`` whether changes are merged."""
+    def __init__(
+        self,
+        data_dir: Path,
+        spelling: Spelling,
+        is_merging: bool = True,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Open every graph; ``spelling`` is how names and questions become tokens.
+
+        ``is_merging`` says whether changes are merged by themselves, ``clock`` (seconds) when a merge that failed is tried again.
+        """
         self._folder = data_dir / "graphs"
         self._folder.mkdir(parents=True, exist_ok=True)
         self._spelling = spelling
         self._lock = threading.Lock()
         self._graphs: dict[str, Graph] = {}
         self.unreadable: dict[str, str] = {}
-        for folder in sorted(self._folder.iterdir()):
-            if folder.name.startswith("."):
-                shutil.rmtree(folder)  # half made or half deleted when the process ended
-            elif NAME.fullmatch(folder.name):
-                try:
-                    self._graphs[folder.name] = Graph(folder, spelling)
-                except ValueError as error:
-                    log.error("graph %s cannot be opened: %s", folder.name, error)
-                    self.unreadable[folder.name] = str(error)
+        for folder in named_folders(self._folder):
+            try:
+                self._graphs[folder.name] = Graph(folder, spelling)
+            except DAMAGED as error:
+                log.error("graph %s cannot be opened: %s", folder.name, error)
+                self.unreadable[folder.name] = str(error)
+        self._clock = clock
+        self._pauses: WeakKeyDictionary[Graph, _Pause] = WeakKeyDictionary()
         self._closing = threading.Event()
         self._merging = threading.Thread(target=self._merge_when_due, name="graphs", daemon=True)
         if is_merging:
@@ -96,20 +116,30 @@ class GraphLibrary:
                 graph.close()
             self._graphs.clear()
 
+    def merge_due(self) -> None:
+        """Merge the graphs whose changes have grown many, but those that could not be merged a short while ago."""
+        for graph in list(self._graphs.values()):
+            pause = self._pauses.get(graph)
+            if graph.is_merge_due and (pause is None or self._clock() >= pause.ends_at):
+                self._merge(graph, FIRST_PAUSE_S if pause is None else min(2 * pause.length_s, MOST_PAUSE_S))
+
     def _merge_when_due(self) -> None:
         while not self._closing.wait(MERGE_INTERVAL_S):
-            for graph in list(self._graphs.values()):
-                if graph.is_merge_due:
-                    self._merge(graph)
+            self.merge_due()
 
-    def _merge(self, graph: Graph) -> None:
+    def _merge(self, graph: Graph, pause_s: float) -> None:
+        """Merge the changes of a graph, or let it rest for ``pause_s`` where that fails."""
         try:
             graph.merge(check=self._check_open)
+            self._pauses.pop(graph, None)
             log.info("graph %s: %d triples are in new files", graph.name, len(graph.view))
         except (NotFound, _Closing):
             return
         except Exception:
-            log.exception("the changes of graph %s could not be merged; that is tried again", graph.name)
+            self._pauses[graph] = _Pause(pause_s, self._clock() + pause_s)
+            log.exception(
+                "the changes of graph %s could not be merged; that is tried again in %g s", graph.name, pause_s
+            )
 
     def _check_open(self) -> None:
         if self._closing.is_set():

@@ -11,7 +11,6 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -144,9 +143,11 @@ class Graph:
             fsync_folder(self.folder)
             self._number = number
             self._open(Facts(self.folder / _folder_name(number)))
+            # Once the lock is released, the graph may be deleted and another one have its folders' names: but not this one.
+            old = self.folder / f".new-{uuid.uuid4().hex}"
+            (self.folder / _folder_name(number - 1)).rename(old)
         self._log.forget(last)
-        with suppress(FileNotFoundError):
-            shutil.rmtree(self.folder / _folder_name(number - 1))
+        shutil.rmtree(old, ignore_errors=True)
 
     def builder(self, check: Callable[[], None] | None = None) -> FactsBuilder:
         """Return a builder whose rows `merge` will take.
@@ -166,9 +167,15 @@ class Graph:
         return record
 
     def bytes(self) -> int:
-        """Return the size on disk."""
-        logged = sum(file.stat().st_size for file in self.folder.glob("changes.db*"))
-        return self._view.facts.disk_bytes() + logged
+        """Return the size on disk.
+
+        Raises:
+            NotFound: the graph was deleted meanwhile.
+        """
+        with self._changing:  # so that no file goes away under the hands
+            self._check_not_retired()
+            logged = sum(file.stat().st_size for file in self.folder.glob("changes.db*"))
+            return self._view.facts.disk_bytes() + logged
 
     def retire(self) -> None:
         """Let nobody change anything any more; who reads may finish."""

@@ -40,11 +40,8 @@ class Library:
         self.unreadable: dict[str, str] = {}
         """Collections whose store is damaged, and why it cannot be opened."""
         self._finish_replacements()
-        for folder in sorted(self._folder.iterdir()):
-            if folder.name.startswith("."):
-                shutil.rmtree(folder)  # half created or half deleted when the process ended
-            elif NAME.fullmatch(folder.name):
-                self._open(folder)
+        for folder in named_folders(self._folder):
+            self._open(folder)
 
     def _open(self, folder: Path) -> None:
         """Open a collection; one that is damaged keeps nobody from the others."""
@@ -154,6 +151,18 @@ def claim_folder(data_dir: Path) -> TextIO:
         owner.close()
         raise RuntimeError(f"{data_dir} is in use by another moverank process") from error
     return owner
+
+
+def named_folders(place: Path) -> list[Path]:
+    """Return the folders of collections or graphs in order, and remove what was half made or half deleted at the last end."""
+    named = []
+    for path in sorted(place.iterdir()):
+        if path.name.startswith("."):
+            if path.is_dir():  # a plain file is somebody else's: .DS_Store, .nfs…
+                shutil.rmtree(path)
+        elif NAME.fullmatch(path.name):
+            named.append(path)
+    return named
 
 
 def check_name(name: str) -> str:

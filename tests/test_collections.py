@@ -444,9 +444,10 @@ def test_what_was_half_created_or_half_deleted_is_cleaned_up(tmp_path: Path) -> 
         shutil.copytree(folder / "faq", folder / name)
     (folder / "bank").rename(folder / ".deleted-3")  # the process ended before the files were removed
     (folder / ".new-4").mkdir()
+    (folder / ".DS_Store").write_bytes(b"\0")  # what a file manager leaves
     library = Library(tmp_path)
     assert library.names() == ["faq"]
-    assert sorted(path.name for path in folder.iterdir()) == ["faq"]
+    assert sorted(path.name for path in folder.iterdir()) == [".DS_Store", "faq"]
     assert_in_step(library.get("faq"), {"a": "花呗"})
     library.close()
 

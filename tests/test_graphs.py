@@ -1,6 +1,8 @@
 """A graph against a plain list of triples: changes, merges, restarts, imports, in any order."""
 
 import json
+import shutil
+import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -311,6 +313,112 @@ def test_a_damaged_graph_keeps_nobody_from_the_others(tmp_path: Path, spelling: 
             ask("bad")
     library.delete("bad")
     assert library.create("bad")[1]
+    library.close()
+
+
+@pytest.mark.parametrize("damage", ["page", "manifest"])
+def test_a_graph_damaged_inside_keeps_nobody_from_the_others(tmp_path: Path, damage: str) -> None:
+    """Files that open, and of which a page or an entry cannot be read, are damaged like any other."""
+    library = GraphLibrary(tmp_path, CharacterSpelling(), is_merging=False)
+    for name in ("bad", "good"):
+        graph, _ = library.create(name)
+        graph.change([Change(False, Triple(f"花{i}", "", "还款", "长" * 50)) for i in range(200)])
+    library.close()
+    (path,) = (tmp_path / "graphs" / "bad").rglob("changes.db" if damage == "page" else "manifest.json")
+    if damage == "page":
+        content = bytearray(path.read_bytes())
+        content[4096:8192] = b"\xff" * 4096
+        path.write_bytes(content)
+    else:
+        path.write_text(json.dumps({"triples": 0}))
+    library = GraphLibrary(tmp_path, CharacterSpelling(), is_merging=False)
+    assert library.names() == ["good"]
+    assert list(library.unreadable) == ["bad"]
+    library.close()
+
+
+def test_files_of_others_in_the_folder_of_graphs_stay(tmp_path: Path) -> None:
+    """What a file manager leaves keeps the library from nothing."""
+    GraphLibrary(tmp_path, CharacterSpelling(), is_merging=False).close()
+    (tmp_path / "graphs" / ".DS_Store").write_bytes(b"\0")
+    (tmp_path / "graphs" / ".new-1").mkdir()
+    library = GraphLibrary(tmp_path, CharacterSpelling(), is_merging=False)
+    assert [path.name for path in (tmp_path / "graphs").iterdir()] == [".DS_Store"]
+    library.close()
+
+
+def test_a_merge_leaves_the_files_of_a_graph_of_the_same_name(
+    tmp_path: Path, spelling: NameTokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where a graph is deleted and made anew while a merge tidies up, nothing of the new one is removed."""
+    library = GraphLibrary(tmp_path, spelling, is_merging=False)
+    graph, _ = library.create("g")
+    graph.change([Change(False, Triple("花", "", "还款", "一"))])
+    forget, is_tidying, may_go_on = graph._log.forget, threading.Event(), threading.Event()
+
+    def slow(number: int) -> None:
+        is_tidying.set()
+        assert may_go_on.wait(60)
+        forget(number)
+
+    monkeypatch.setattr(graph._log, "forget", slow)
+    merging = threading.Thread(target=graph.merge)
+    merging.start()
+    assert is_tidying.wait(60)
+    deleting = threading.Thread(target=library.delete, args=("g",))
+    deleting.start()
+    until(lambda: "g" not in library.names())  # it waits for the merge; the name is free already
+    anew, is_new = library.create("g")
+    assert is_new
+    kept = Triple("银行", "", "额度", "二")
+    anew.change([Change(False, kept)])
+    may_go_on.set()
+    merging.join()
+    deleting.join()
+    library.close()
+    library = GraphLibrary(tmp_path, spelling, is_merging=False)
+    assert library.unreadable == {}
+    check(library.get("g"), [kept], spelling)
+    assert [path.name for path in (tmp_path / "graphs").iterdir()] == ["g"]
+    library.close()
+
+
+def test_a_graph_that_was_deleted_has_no_size(tmp_path: Path) -> None:
+    """Whoever describes a graph that goes away meanwhile is told that it is not there."""
+    library = GraphLibrary(tmp_path, CharacterSpelling(), is_merging=False)
+    graph, _ = library.create("g")
+    assert graph.bytes() > 0
+    library.delete("g")
+    with pytest.raises(NotFound, match="deleted meanwhile"):
+        graph.bytes()
+    library.close()
+
+
+def test_a_merge_that_fails_is_tried_again_later_and_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The pauses double up to the longest, and end when nothing is in the way any more; other graphs are merged meanwhile."""
+    monkeypatch.setattr("service.graphs.LEAST_CHANGES", 1)
+    now = 0.0
+    library = GraphLibrary(tmp_path, CharacterSpelling(), is_merging=False, clock=lambda: now)
+    graph, other = library.create("bad")[0], library.create("good")[0]
+    graph.change([Change(False, Triple("花", "", "还款", "一"))])
+    in_the_way = graph.folder / "000002"
+    (in_the_way / "something").mkdir(parents=True)
+    failed_at = []
+    for second in range(2_500):
+        now = float(second)
+        caplog.clear()
+        library.merge_due()
+        failed_at += [second] * ("could not be merged" in caplog.text)
+    assert failed_at == [0, 2, 6, 14, 30, 62, 126, 254, 510, 1022, 1622, 2222]
+    other.change([Change(False, Triple("花", "", "还款", "二"))])
+    library.merge_due()
+    assert (graph.pending, other.pending) == (1, 0)
+    shutil.rmtree(in_the_way)
+    now = 3_000.0
+    library.merge_due()
+    assert graph.pending == 0
     library.close()
 
 
