@@ -231,6 +231,9 @@ class EncodeQueue:
         self._metrics.restarted(how)
         lost.is_lost = True
         self._threads.remove(lost)
+        if how == "hung":  # it keeps its hold on the lock, and who waits to be alone would wait for it
+            self._forwards.give_up()
+            self._forwards = ReadersWriterLock()
         self.trouble, self.last_success = what, None
         for piece in reversed(lost.running):
             if not piece.is_suspect and (how == "died" or not piece.is_limited) and not piece.future.done():

@@ -93,12 +93,12 @@ class EncoderThread(threading.Thread):
         self._split(batch, failure)
 
     def _forward(self, texts: list[Tokenized], is_alone: bool = False) -> Encoded:
-        self.forward_began_at = time.monotonic()
-        try:
-            with self._batches.forwards(is_alone):
+        with self._batches.forwards(is_alone):
+            self.forward_began_at = time.monotonic()  # not before: who waits to be alone does not hang
+            try:
                 encoded = self._encoder.encode(texts)
-        finally:
-            self.forward_began_at = None
+            finally:
+                self.forward_began_at = None
         if not all(np.isfinite(vectors).all() for vectors in (encoded.sentences, *encoded.tokens)):
             raise ValueError("the model gives vectors that are not finite")
         if not self.is_lost:

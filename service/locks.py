@@ -16,12 +16,13 @@ class ReadersWriterLock:
         self._readers = 0
         self._writers_waiting = 0
         self._is_writing = False
+        self._is_given_up = False
 
     @contextmanager
     def shared(self) -> Iterator[None]:
         """Hold the lock together with other readers."""
         with self._condition:
-            self._condition.wait_for(lambda: not self._is_writing and not self._writers_waiting)
+            self._condition.wait_for(lambda: self._is_given_up or not (self._is_writing or self._writers_waiting))
             self._readers += 1
         try:
             yield
@@ -36,7 +37,7 @@ class ReadersWriterLock:
         """Hold the lock alone."""
         with self._condition:
             self._writers_waiting += 1
-            self._condition.wait_for(lambda: not self._is_writing and not self._readers)
+            self._condition.wait_for(lambda: self._is_given_up or not (self._is_writing or self._readers))
             self._writers_waiting -= 1
             self._is_writing = True
         try:
@@ -45,3 +46,9 @@ class ReadersWriterLock:
             with self._condition:
                 self._is_writing = False
                 self._condition.notify_all()
+
+    def give_up(self) -> None:
+        """Let everybody in from now on, because whoever holds the lock may never leave: others need another lock."""
+        with self._condition:
+            self._is_given_up = True
+            self._condition.notify_all()

@@ -116,6 +116,42 @@ def test_a_text_is_not_refused_because_another_has_the_memory(queue: EncodeQueue
     assert [submission.outcome(PATIENCE_S).failures for submission in submitted] == [{}] * 12
 
 
+@pytest.mark.parametrize("is_waiting", [False, True], ids=["after the hung one was given up", "when one hangs"])
+def test_a_text_that_must_be_alone_does_not_wait_for_a_forward_that_hangs(
+    queue: EncodeQueue, forward: HookedForward, is_waiting: bool
+) -> None:
+    """A text for which memory suffices only alone is answered, and so are others, though a forward never comes back."""
+    hanging, heavy = text(queue.encoder, "还")[0].ids, text(queue.encoder, "花" * 38)[0].ids
+    is_inside, never, has_failed = threading.Event(), threading.Event(), threading.Event()
+
+    def before(ids: NDArray[np.int64]) -> None:
+        first = ids[0].tolist()
+        if first[: len(hanging)] == hanging:
+            is_inside.set()
+            never.wait(10 * PATIENCE_S)
+        elif first[: len(heavy)] == heavy and not has_failed.is_set():
+            has_failed.set()
+            raise MemoryError("not beside another")
+
+    forward.before = before
+    try:
+        lost = queue.submit(text(queue.encoder, "还"), "interactive")
+        assert is_inside.wait(PATIENCE_S)
+        if is_waiting:
+            alone = queue.submit(text(queue.encoder, "花" * 38), "interactive")
+            assert has_failed.wait(PATIENCE_S)
+        with pytest.raises(NotReady):
+            lost.result(PATIENCE_S)
+        if not is_waiting:
+            alone = queue.submit(text(queue.encoder, "花" * 38), "interactive")
+        assert len(alone.result(PATIENCE_S).sentences) == 1
+        for what in ("花", "花呗", "借"):
+            assert len(queue.submit(text(queue.encoder, what), "interactive").result(PATIENCE_S).sentences) == 1
+        assert not queue.is_beyond_repair
+    finally:
+        never.set()
+
+
 @pytest.mark.parametrize("parts", [1, 2, 4])
 def test_the_budget_never_grows(hooked: Encoder, parts: int) -> None:
     """However often memory runs out, the budget falls or stays, and no part is larger than before."""

@@ -101,3 +101,26 @@ def test_an_error_inside_gives_the_lock_back(kind: str) -> None:
         pass
     with lock.shared(), lock.shared():
         pass
+
+
+@pytest.mark.parametrize("held", ["shared", "exclusive"])
+def test_a_lock_that_is_given_up_keeps_nobody_waiting(held: str) -> None:
+    """Who waits for somebody who never leaves gets in, and so does whoever comes later; all of them can leave."""
+    lock = ReadersWriterLock()
+
+    def enter(kind: str) -> None:
+        with getattr(lock, kind)():
+            pass
+
+    threads = [threading.Thread(target=enter, args=(kind,), daemon=True) for kind in ("exclusive", "shared")]
+    with getattr(lock, held)():
+        threads[0].start()
+        while not lock._writers_waiting:  # it is on its way into the lock
+            pass
+        threads[1].start()
+        lock.give_up()
+        for thread in threads:
+            thread.join(PATIENCE_S)
+        enter("shared")
+        enter("exclusive")
+    assert not any(thread.is_alive() for thread in threads)
