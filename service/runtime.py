@@ -138,7 +138,9 @@ class Runtime:
             }
             self.jobs = JobRunner(settings.data_dir / "jobs", work)
             stack.callback(self.jobs.close)
-            self.search_pool = ThreadPoolExecutor(settings.search_threads, thread_name_prefix="search")
+            self.search_pool = ThreadPoolExecutor(
+                settings.search_threads, "search", vector_index.set_threads, (settings.threads,)
+            )
             self.write_pool = ThreadPoolExecutor(2, thread_name_prefix="write")
             stack.callback(self.search_pool.shutdown)
             stack.callback(self.write_pool.shutdown)
@@ -271,6 +273,7 @@ class Runtime:
         log.info("the sample corpus of %d documents is in the collection %r", len(entries), collection.name)
 
     def _maintain(self) -> None:
+        vector_index.set_threads(self.settings.threads)
         given_back_at = time.monotonic()
         while not self._is_closing.wait(MAINTENANCE_INTERVAL_S):
             try:

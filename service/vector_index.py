@@ -41,7 +41,7 @@ _GPU_FETCH_LIMIT = 2048  # FAISS's own
 
 
 def set_threads(n: int) -> None:
-    """Let FAISS use n threads in each call."""
+    """Let FAISS use n threads in each call of the present thread; every thread that searches or maintains says so itself."""
     faiss.omp_set_num_threads(n)
 
 

@@ -1,18 +1,23 @@
 """Operations as callers meet them: readiness that tells the truth, deadlines, overload, keys and other sites' pages."""
 
+import queue
 import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import faiss
 import pytest
+import torch
 from starlette.testclient import TestClient
 
 from live_service import client_of, until
 from models.encoder import Encoded
 from service.library import Library
-from service.settings import Settings
+from service.runtime import Runtime
+from service.settings import Settings, usable_cores
+from service.vector_index import set_threads
 
 
 class Hanging:
@@ -279,6 +284,27 @@ def test_equal_texts_of_one_request_tie(settings: Settings) -> None:
             assert len({hit["score"] for hit in hits if hit["text"] == "花呗怎么还款"}) == 1
         vectors = client.post("/v1/embeddings", json={"model": "-", "input": ["花呗", "还款", "花呗"]}).json()["data"]
         assert vectors[0]["embedding"] == vectors[2]["embedding"] != vectors[1]["embedding"]
+
+
+def test_faiss_uses_as_many_cores_as_it_may(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The setting holds in each thread that calls FAISS: where it searches, and where it builds indexes."""
+    wanted = usable_cores() + 1  # unlike what FAISS would take by itself
+    maintained: queue.SimpleQueue[int] = queue.SimpleQueue()
+    maintain = Library.maintain
+
+    def watched(library: Library, snapshot_interval_s: float) -> None:
+        maintained.put(faiss.omp_get_max_threads())
+        maintain(library, snapshot_interval_s)
+
+    monkeypatch.setattr(Library, "maintain", watched)
+    runtime = Runtime(settings.model_copy(update={"threads": wanted}))
+    try:
+        assert runtime.search_pool.submit(faiss.omp_get_max_threads).result() == wanted
+        assert maintained.get(timeout=60) == wanted
+    finally:
+        runtime.close()
+        torch.set_num_threads(settings.threads)
+        set_threads(settings.threads)
 
 
 def test_a_body_without_its_type_is_told_which_header_is_missing(settings: Settings) -> None:
