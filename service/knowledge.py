@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
 from models.token_tree import TokenTree
-from service.errors import InvalidRequest, NotReady, Overloaded
+from service.errors import InvalidRequest, NotReady, Overloaded, ServiceError
 from service.found_facts import Answered, ExplainedKeys, FoundKey, beams_of, facts_with_keys
 from service.graph_view import GraphView
 from service.metrics import Metrics
@@ -132,7 +132,9 @@ class AskQueue:
         with self._changed:
             if not self._is_open:
                 raise NotReady("the service is shutting down")
-            if self._queued and self._queued + len(questions) > self._max_queued_questions:
+            if not self._has_room(len(questions)):
+                self._drop_left()
+            if not self._has_room(len(questions)):
                 raise Overloaded(
                     f"{self._queued} questions are waiting and {len(questions)} more would pass "
                     f"max_queued_questions = {self._max_queued_questions}; try again later",
@@ -149,6 +151,19 @@ class AskQueue:
             self._is_open = False
             self._changed.notify()
         self._thread.join()
+
+    def _has_room(self, questions: int) -> bool:
+        return not self._queued or self._queued + questions <= self._max_queued_questions
+
+    def _drop_left(self) -> None:
+        """Drop the pieces whose caller has left."""
+        for line in (self._small, self._large):
+            for _ in range(len(line)):
+                piece = line.popleft()
+                if piece.future.cancelled():
+                    self._queued -= len(piece.questions)
+                else:
+                    line.append(piece)
 
     def _run(self) -> None:
         while True:
@@ -186,6 +201,10 @@ class AskQueue:
         questions = [question for piece in batch for question in piece.questions]
         try:
             answered = self._ask(first.view, questions, first.options)
+        except ServiceError as error:  # no fault of a question: the encoder hangs, or the service ends
+            for piece in batch:
+                piece.future.set_exception(error)
+            return
         except Exception as error:
             if len(batch) > 1:
                 for piece in batch:

@@ -8,10 +8,12 @@ from pathlib import Path
 
 import pytest
 
+from models.encoder import Encoder
 from models.key_order import ORDERS, PARTS
 from models.lookup import Answer, Effort, Explained, Lookup
 from models.name_tokens import NameTokenizer
 from models.token_tree import TokenTree
+from service.batching import EncodeQueue
 from service.errors import InvalidRequest, NotReady, Overloaded
 from service.graph_changes import Change
 from service.graphs import Graph
@@ -230,6 +232,42 @@ def test_a_full_queue_refuses_and_what_nobody_waits_for_is_not_asked(graph: Grap
     assert sum(map(len, gated.batches)) <= MAX_BATCH + 3
     with pytest.raises(NotReady, match="shutting down"):
         queue.submit(graph.view, ["六"], ALL)
+
+
+def test_what_nobody_waits_for_takes_no_room(graph: Graph, gated: Gated) -> None:
+    """Where the queue is full of questions whose callers have left, of small requests and large ones, others are let in."""
+    queue = AskQueue(gated, MAX_BATCH + 3)
+    first = queue.submit(graph.view, ["一"], ALL)
+    while queue.queued:  # until it is with the generator
+        threading.Event().wait(0.01)
+    stays = queue.submit(graph.view, ["花呗"], ALL)
+    left = queue.submit(graph.view, ["二"], ALL) + queue.submit(graph.view, ["三"] * (MAX_BATCH + 1), ALL)
+    assert all(future.cancel() for future in left)
+    later = queue.submit(graph.view, [f"四{i}" for i in range(MAX_BATCH)], ALL)
+    assert queue.queued == MAX_BATCH + 1
+    with pytest.raises(Overloaded):
+        queue.submit(graph.view, ["五"] * 3, ALL)
+    gated.gate.set()
+    assert [len(future.result(60)) for future in (*first, *stays, *later)] == [1, 1, MAX_BATCH]
+    queue.close()
+    assert queue.queued == 0
+
+
+def test_an_encoder_that_cannot_answer_now_is_no_fault_of_the_question(
+    graph: Graph, folder: Path, encoder: Encoder
+) -> None:
+    """Its caller hears what the encoder said, not that the question is wrong."""
+    encoding = EncodeQueue(encoder, 1_024, 100, 10_000)
+    lookup = Lookup(folder, "cpu")
+    lookup.use_vectors(
+        lambda texts: encoding.submit(encoder.tokenize(texts), "interactive", is_limited=False).result().sentences
+    )
+    queue = AskQueue(lookup, 1_000)
+    assert len(queue.submit(graph.view, ["花呗"], ALL)[0].result(60)) == 1
+    encoding.close()
+    with pytest.raises(NotReady, match="shutting down"):
+        queue.submit(graph.view, ["花呗"], ALL)[0].result(60)
+    queue.close()
 
 
 def test_a_graph_of_other_tokens_is_not_asked(tmp_path: Path, queue: AskQueue, folder: Path) -> None:
