@@ -67,6 +67,8 @@ class Access:
         self._fixed += [Key(f"reader-{i}", False, _digest(key)) for i, key in enumerate(read_only_keys, 1)]
         self._file = file
         self._version = None if file is None else _version(file)
+        self._said: tuple[tuple[int, int, int] | None, str] | None = None
+        """Which version of the file could not be used, and why, as the log says already."""
         self._keys = self._fixed + ([] if file is None else read_keys(file))
         self._open_paths = OPEN_PATHS | ({"/metrics"} if metrics_open else set())
         self._buckets: dict[str, _Bucket] = {}
@@ -129,17 +131,19 @@ class Access:
         """Read the file of keys again if it changed; while it cannot be used, the keys stay as they were."""
         if self._file is None:
             return
+        version = None
         try:
             version = _version(self._file)
-            if version == self._version:
-                return
-            self._version = version
-            self._keys = self._fixed + read_keys(self._file)
-            log.info("the keys were read again: there are %d now", len(self._keys))
+            if version != self._version:
+                self._keys = self._fixed + read_keys(self._file)
+                self._version = version  # not before: what cannot be read now may be readable soon, without a change
+                log.info("the keys were read again: there are %d now", len(self._keys))
+            self._said = None
         except ValueError as error:
-            if self._version is not None:
+            fault = (version, str(error))
+            if fault != self._said:
                 log.error("the keys stay as they were: %s", error)
-            self._version = None
+            self._said = fault
 
 
 class _Bucket:

@@ -147,6 +147,32 @@ def test_a_file_of_keys_is_read_again_when_it_changes(tmp_path: Path) -> None:
         access.check("GET", "/info", bearer(second))
 
 
+def test_a_broken_file_of_keys_is_said_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """However many requests come, the log says once of each version of the file, and of none, that it cannot be used."""
+    file = tmp_path / "keys"
+    write_keys(file, "web write key")
+    access = Access([], [], file)
+
+    def said() -> list[str]:
+        caplog.clear()
+        for _ in range(3):
+            assert access.check("GET", "/info", bearer("key")) == "web"
+        return [record.levelname for record in caplog.records]
+
+    with caplog.at_level("INFO"):
+        assert said() == []
+        write_keys(file, "no such form")
+        assert said() == ["ERROR"]
+        write_keys(file, "nor this one")
+        assert said() == ["ERROR"]
+        file.unlink()
+        assert said() == ["ERROR"]
+        write_keys(file, "web read key")
+        assert said() == ["INFO"]
+        file.unlink()
+        assert said() == ["ERROR"]
+
+
 @pytest.mark.parametrize(
     "lines",
     [
