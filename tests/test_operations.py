@@ -116,6 +116,23 @@ def test_pairs_whose_vectors_do_not_come_in_time_are_partial(site: tuple[TestCli
     assert found["results"][0] == {"cosine": None, "wrd": None, "wmd": None, "truncated": False, "alignment": None}
 
 
+def test_a_rerank_whose_vectors_do_not_come_in_time_may_be_sent_again(settings: Settings, monkeypatch: Any) -> None:
+    """An encoder that is slow at present is no fault of the request: 503 with the setting's name, and when to come back."""
+    with client_of(settings.model_copy(update={"default_timeout_ms": 200})) as client:
+        encoder = client.app.state.runtime.encoder  # type: ignore[attr-defined]
+        hanging = Hanging(encoder)
+        monkeypatch.setattr(encoder, "encode", hanging)
+        hanging.door.clear()
+        try:
+            for body in ({"query": "花呗", "documents": ["还款", "借"]}, {"query": "花呗", "texts": ["还款", "借"]}):
+                answer = client.post("/rerank", json=body)
+                assert answer.status_code == 503
+                assert "default_timeout_ms = 200" in answer.json()["error"]
+                assert answer.headers["Retry-After"]
+        finally:
+            hanging.door.set()
+
+
 def test_an_explanation_that_does_not_come_in_time_is_left_out_and_said(settings: Settings, monkeypatch: Any) -> None:
     """Hits after the deadline have no alignment, and the answer is partial."""
     with client_of(settings) as client:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from fastapi import Request
 
 from service.batching import Submission
-from service.errors import InvalidRequest
+from service.errors import InvalidRequest, NotReady
 from service.given_texts import GivenTexts, GivenVectors, given_texts, lane_of, windows, wrong_texts
 from service.routes.calls import in_pool, until_encoded
 from service.runtime import Runtime
@@ -102,7 +102,7 @@ async def encode(
 
     Raises:
         Overloaded: the queue is full.
-        InvalidRequest: the deadline came first.
+        NotReady: the deadline came first.
     """
     settings, queue = runtime.settings, runtime.queue
     given = vectors.given
@@ -132,7 +132,10 @@ async def _take_first(
     window, submission = ahead[0]
     if not await until_encoded(request, submission, deadline):
         most = runtime.settings.default_timeout_ms
-        raise InvalidRequest(f"the texts cannot be encoded within default_timeout_ms = {most}; send fewer")
+        raise NotReady(
+            f"the texts were not encoded within default_timeout_ms = {most}; send fewer, or try again later",
+            retry_after_s=1,
+        )
     vectors.take(window, submission.outcome())
     ahead.popleft()
     return submission.waited_s
