@@ -8,9 +8,11 @@ import gc
 import logging
 import logging.config
 import os
+import resource
 import signal
 import socket
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import uvicorn
@@ -22,6 +24,9 @@ from service.errors import ServiceError
 from service.reindex import reindex
 from service.settings import Settings
 from service.version import VERSION
+
+MOST_FILES = 65_536
+"""Open files that the service asks the system for; a collection has about twenty."""
 
 LOGGING = {
     "version": 1,
@@ -96,6 +101,15 @@ def spare_what_stays() -> None:
     gc.freeze()
 
 
+def allow_many_files() -> None:
+    """Let this process open as many files as the system lets it, `MOST_FILES` at most: the usual soft limit is 1,024."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = MOST_FILES if hard == resource.RLIM_INFINITY else min(hard, MOST_FILES)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        with suppress(OSError, ValueError):  # where that is not allowed, it goes on with what it has
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
 def check_address(host: str, port: int) -> None:
     """Raise ValueError where nobody can listen, because somebody does or because the address is not this machine's."""
     try:
@@ -110,6 +124,7 @@ def check_address(host: str, port: int) -> None:
 
 def serve(settings: Settings) -> int:
     """Run the service until SIGTERM or SIGINT; 1 if it could not start."""
+    allow_many_files()
     gc.freeze()  # what was imported need not be gone through while the model is loaded
     has_keys = bool(settings.api_keys.get_secret_value() or settings.read_only_keys.get_secret_value())
     check_exposure(settings.host, has_keys or settings.api_keys_file is not None, settings.open)

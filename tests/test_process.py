@@ -2,6 +2,7 @@
 
 import json
 import re
+import resource
 import shutil
 import socket
 import subprocess
@@ -15,6 +16,7 @@ import httpx
 import pytest
 
 from live_service import ROOT, ServiceProcess, free_port, until
+from service.cli import MOST_FILES
 from service.library import Library
 
 pytestmark = pytest.mark.timeout(900)
@@ -164,6 +166,27 @@ def test_a_port_in_use_is_named(tmp_path: Path, model_folder: Path) -> None:
         with ended(ServiceProcess(tmp_path / "data", model_folder, port=port)) as (code, said):
             assert code != 0
             assert_one_sentence(said, str(port), "in use")
+
+
+HOW_MANY_FILES = """
+import resource, sys
+from service.cli import main
+
+hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+resource.setrlimit(resource.RLIMIT_NOFILE, (128, hard))
+code = main(["serve", "--host", "127.0.0.1", "--port", sys.argv[1], "--data-dir", sys.argv[2]])
+print(code, *resource.getrlimit(resource.RLIMIT_NOFILE), hard)
+"""
+
+
+def test_the_service_may_open_many_files(tmp_path: Path) -> None:
+    """It raises the soft limit that it was started with to the hard one, or to as many as it could need."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:  # so that it ends before it loads anything
+        child = run("-c", HOW_MANY_FILES, str(listener.getsockname()[1]), str(tmp_path / "data"))
+    code, soft, hard, hard_before = map(int, child.stdout.split())
+    assert code == 1
+    assert hard == hard_before
+    assert soft == (MOST_FILES if hard == resource.RLIM_INFINITY else min(hard, MOST_FILES))
 
 
 REFUSALS = """
