@@ -91,6 +91,7 @@ def test_integers_that_would_lose_digits_are_refused(client: TestClient) -> None
         ({"Content-Type": "text/plain", "Content-Encoding": "br"}, b"x", "'br'"),
         ({"Content-Type": "application/pdf"}, b"x", "application/vnd.apache.parquet"),
     ],
+    ids=["parquet", "bzip2", "br", "pdf"],
 )
 def test_a_refused_import_makes_nothing(client: TestClient, headers: dict[str, str], body: bytes, words: str) -> None:
     """What cannot be read is said at once, and no collection stays behind."""
