@@ -27,7 +27,7 @@ from service.facts_build import FactsBuilder
 from service.graph_library import GraphLibrary
 from service.library import NAME, claim_folder
 from service.numbered_lines import Compression
-from service.settings import Settings
+from service.settings import read_settings
 from service.spelling import spelling_of
 from service.triples import TripleLimits, TripleReader
 
@@ -66,11 +66,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s %(message)s")
     rejects: Path = options.rejects or options.files[0].with_name(f"{options.files[0].name}.rejects.jsonl")
     chosen = {"data_dir": options.data_dir, "lookup_model": options.lookup_model}
-    settings = Settings(**{name: value for name, value in chosen.items() if value is not None})
-    limits = TripleLimits(settings.max_name_chars, settings.max_text_chars)
     began_at = time.monotonic()
     try:
-        settings.data_dir.mkdir(parents=True, exist_ok=True)
+        settings = read_settings(chosen)
+        limits = TripleLimits(settings.max_name_chars, settings.max_text_chars)
         with claim_folder(settings.data_dir):
             library = GraphLibrary(settings.data_dir, spelling_of(settings.lookup_model), is_merging=False)
             try:

@@ -34,7 +34,7 @@ from service.document_rules import Entry
 from service.file_formats import Format, guess_format
 from service.library import NAME
 from service.numbered_lines import Compression
-from service.settings import Settings
+from service.settings import read_settings
 
 LOCAL_BATCH_LINES = 1_024
 REMOTE_BATCH_LINES = 256
@@ -221,8 +221,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             key = options.key or os.environ.get("MOVERANK_KEY")
             target = RemoteCollection(options.url, key, options.collection, options.patience_s)
         else:
-            chosen = {"data_dir": options.data_dir, "model": options.model}
-            settings = Settings(sample=False, **{name: value for name, value in chosen.items() if value is not None})
+            settings = read_settings({"data_dir": options.data_dir, "model": options.model, "sample": False})
             target = LocalCollection(settings, options.collection)
         started_at = time.monotonic()  # the model is loaded
         start = Position([source.signature() for source in options.sources], target.place)

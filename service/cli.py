@@ -17,12 +17,12 @@ from pathlib import Path
 
 import uvicorn
 
-from service.access import check_exposure, new_key
+from service.access import check_exposure, new_key, split_list
 from service.app import create_app
 from service.connections import JoiningProtocol
 from service.errors import ServiceError
 from service.reindex import reindex
-from service.settings import Settings
+from service.settings import Settings, read_settings
 from service.version import VERSION
 
 MOST_FILES = 65_536
@@ -80,7 +80,7 @@ def main(arguments: list[str] | None = None) -> int:
             print(f"the key of {name}, shown this once: {key}", file=sys.stderr)
             print(line)
             return 0
-        settings = Settings(**{name: value for name, value in given.items() if value is not None})
+        settings = read_settings(given)
         if command == "serve":
             return serve(settings)
         for name in names:
@@ -126,8 +126,9 @@ def serve(settings: Settings) -> int:
     """Run the service until SIGTERM or SIGINT; 1 if it could not start."""
     allow_many_files()
     gc.freeze()  # what was imported need not be gone through while the model is loaded
-    has_keys = bool(settings.api_keys.get_secret_value() or settings.read_only_keys.get_secret_value())
-    check_exposure(settings.host, has_keys or settings.api_keys_file is not None, settings.open)
+    fixed = (settings.api_keys, settings.read_only_keys)
+    has_keys = settings.api_keys_file is not None or any(split_list(keys.get_secret_value()) for keys in fixed)
+    check_exposure(settings.host, has_keys, settings.open)
     # uvicorn raises the signal that stopped it again when it has shut down: a stop as asked for exits with 0.
     signal.signal(signal.SIGTERM, lambda *_: None)
     app = create_app(settings)

@@ -28,13 +28,13 @@ class Library:
         """Open every collection of the folder.
 
         Raises:
-            RuntimeError: another process uses the folder.
+            RuntimeError: the folder cannot be used, or another process uses it.
         """
         self.data_dir = data_dir
         self._device = device
         self._folder = data_dir / "collections"
-        self._folder.mkdir(parents=True, exist_ok=True)
         self._owner = claim_folder(data_dir)
+        self._folder.mkdir(exist_ok=True)
         self._lock = threading.Lock()
         self._collections: dict[str, Collection] = {}
         self.unreadable: dict[str, str] = {}
@@ -139,12 +139,16 @@ class Library:
 
 
 def claim_folder(data_dir: Path) -> TextIO:
-    """Own a data folder until the file that is returned is closed.
+    """Make a data folder if there is none, and own it until the file that is returned is closed.
 
     Raises:
-        RuntimeError: another process uses the folder.
+        RuntimeError: the folder cannot be used, or another process uses it.
     """
-    owner = (data_dir / "owner.lock").open("w")
+    try:
+        data_dir.mkdir(parents=True, exist_ok=True)
+        owner = (data_dir / "owner.lock").open("w")
+    except OSError as error:
+        raise RuntimeError(f"the data folder {data_dir} cannot be used: {error.strerror}") from error
     try:
         fcntl.flock(owner, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:

@@ -91,7 +91,7 @@ class Runtime:
 
         Raises:
             ValueError: the model folder or the device cannot be used.
-            RuntimeError: another process uses the data folder.
+            RuntimeError: the data folder cannot be used, or another process uses it.
         """
         self.settings = settings
         self.metrics = metrics or Metrics()
@@ -102,7 +102,6 @@ class Runtime:
             blas_limit = threadpool_limits(1, user_api="blas")
             stack.callback(blas_limit.restore_original_limits)
             vector_index.set_threads(settings.threads)
-            settings.data_dir.mkdir(parents=True, exist_ok=True)
             self.library = Library(settings.data_dir, choose_device(settings.device))
             stack.callback(self.library.close)
             self.encoder = load_encoder(settings)

@@ -4,10 +4,11 @@ Each is read from the environment as ``MOVERANK_<NAME>`` or from a file ``.env``
 """
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import Field, SecretStr
+from pydantic import Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 CPU_QUOTA = Path("/sys/fs/cgroup/cpu.max")
@@ -186,3 +187,22 @@ class Settings(BaseSettings):
     otlp_endpoint: str = Field(
         "", description="URL that takes traces (OTLP over HTTP); needs the extra `otel`. Empty: no traces."
     )
+
+
+def read_settings(options: Mapping[str, Any]) -> Settings:
+    """Read the settings; `options` are those of a command line, None where one was left out.
+
+    Raises:
+        ValueError: values that are not allowed, each named as it was given: by its option or its variable.
+    """
+    given = {name: value for name, value in options.items() if value is not None}
+    try:
+        return Settings(**given)
+    except ValidationError as error:
+        faults = []
+        for fault in error.errors():
+            name = str(fault["loc"][0])
+            where = f"--{name.replace('_', '-')}" if name in given else f"MOVERANK_{name.upper()}"
+            allowed = fault["msg"].removeprefix("Input ").partition(", unable to")[0]
+            faults.append(f"{where} is {fault['input']!r}: it {allowed}")
+        raise ValueError("; ".join(faults)) from error

@@ -219,16 +219,15 @@ def refusals(*environments: dict[str, str]) -> list[tuple[int, str]]:
 
 
 def test_what_cannot_start_says_why(tmp_path: Path, model_folder: Path) -> None:
-    """A data folder in use, a setting out of bounds, and every broken model folder: exit code 1 and a sentence about it."""
+    """A data folder in use, a setting out of bounds, keys that are none, every broken model folder: exit code 1 and a sentence."""
     usual = {"device": "cpu", "runtime": "torch", "sample": "false", "threads": "1", "model": str(model_folder)}
     wrong = {
         "threads": "none",
         "device": "tpu",
         "max_top_k": "0",
         "pooling": "sum",
-        "host": "0.0.0.0",
-        "api_keys_file": "/none",
     }
+    exposed = {"host": "0.0.0.0", "api_keys": ", ,", "read_only_keys": ","}
     damages = [
         "missing",
         "no weights",
@@ -247,20 +246,31 @@ def test_what_cannot_start_says_why(tmp_path: Path, model_folder: Path) -> None:
     said = refusals(
         usual | {"data_dir": str(tmp_path / "used")},
         usual | {"data_dir": str(file)},
+        usual | {"data_dir": "/proc/none"},
+        usual | {"data_dir": str(tmp_path / "data"), "at": "99999"},
+        usual | {"data_dir": str(tmp_path / "data"), "api_keys_file": "/none"},
+        usual | {"data_dir": str(tmp_path / "data"), **exposed},
         *(usual | {"data_dir": str(tmp_path / "data"), name: value} for name, value in wrong.items()),
         *(usual | {"data_dir": str(tmp_path / "data"), "model": str(tmp_path / damage)} for damage in damages),
     )
     library.close()
     words = [
         (str(tmp_path / "used"), "in use"),
-        (str(file),),
-        *((name,) for name in wrong),
+        ("the data folder", str(file)),
+        ("the data folder /proc/none cannot be used",),
+        ("--port is 99999", "65535"),
+        ("api_keys_file",),
+        ("0.0.0.0", "MOVERANK_API_KEYS"),
+        *((f"MOVERANK_{name.upper()} is {value!r}: it should be",) for name, value in wrong.items()),
         *((str(tmp_path),) for _ in damages),
     ]
     faults = [
         (expected, code, text[-1_500:])
         for (code, text), expected in zip(said, words, strict=True)
-        if code != 1 or "Traceback" in text or "moverank: " not in text or not all(word in text for word in expected)
+        if code != 1
+        or "moverank: " not in text
+        or any(word in text for word in ("Traceback", "pydantic.dev", "[Errno"))
+        or not all(word in text for word in expected)
     ]
     assert faults == []
 
