@@ -9,6 +9,8 @@ table.
 
 import argparse
 import json
+import math
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, get_args
@@ -22,13 +24,17 @@ from models.encoder import Encoder
 from models.fusion import SharesByLength, first_stage
 from models.token_codec import token_codec
 from models.transport import Measure, distance, similarity
+from scripts.arguments import positive, share
 from scripts.evaluation.floors import Bm25, TfIdf
 from scripts.evaluation.lookup import add_lookup, evaluate_lookup
 from scripts.evaluation.measures import judge, mean, spearman
 from scripts.evaluation.searching import FileSearch, Rerank, Retrieve, Setting, encode
-from scripts.evaluation.tasks import Task, group_task, question_task, read_task, rows_of
+from scripts.evaluation.tasks import Task, group_task, labelled_rows, question_task, read_task
 
 FLOORS = {"tfidf-char1": 1, "tfidf-char2": 2, "bm25-char1": 1, "bm25-char2": 2}
+MEASURES = ("cosine", "wrd", "wmd", "fused")
+LISTS = {"--measure": MEASURES, "--rerank": get_args(Rerank), "--retrieve": get_args(Retrieve)}
+"""Options that take several values, and which."""
 GRID = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 BUNDLED = Path(__file__).parent.parent / "models" / "weights" / "simbert-mini-zh"
 
@@ -81,15 +87,21 @@ def pair_scores(
 
 
 def evaluate_sts(choices: argparse.Namespace) -> dict[str, Any]:
-    """Correlate scores with labels, file by file: Spearman ×100, per measure where several are asked for."""
+    """Correlate scores with labels, file by file: Spearman ×100, per measure where several are asked for.
+
+    It is None where all scores of a file, or all labels, are equal. Raises ValueError naming a file without pairs.
+    """
     report: dict[str, Any] = {}
     for file in choices.files:
-        rows = list(rows_of(file, 3))
-        labels = [float(label) for _, _, label in rows]
+        rows = list(labelled_rows(file))
+        if not rows:
+            raise ValueError(f"{file} has no pairs")
+        labels = [label for _, _, label in rows]
         scores = pair_scores(
             choices.model, choices.device, [(a, b) for a, b, _ in rows], choices.measure, choices.weight
         )
-        found = {name: round(100 * spearman(values, labels), 2) for name, values in scores.items()}
+        measured = {name: round(100 * spearman(values, labels), 2) for name, values in scores.items()}
+        found = {name: None if math.isnan(value) else value for name, value in measured.items()}
         report[str(file)] = found if len(found) > 1 else next(iter(found.values()))
     return {"model": choices.model, "measure": choices.measure, "spearman": report}
 
@@ -110,6 +122,15 @@ def described(setting: Setting, ratio: float) -> dict[str, Any]:
         "candidates": setting.candidates,
         **{name: round(share, 3) for name, share in shares._asdict().items()},
     }
+
+
+def checked(task: Task) -> Task:
+    """Give a task as it is; raises ValueError where nothing can be asked or found."""
+    if not task.corpus:
+        raise ValueError("the corpus has no texts")
+    if not task.queries:
+        raise ValueError("there is no query that has a relevant text")
+    return task
 
 
 def evaluate_task(choices: argparse.Namespace, task: Task) -> dict[str, Any]:
@@ -179,26 +200,29 @@ def parser() -> argparse.ArgumentParser:
         help=f"model folder, or a floor: {', '.join(FLOORS)} (default: the bundled model)",
     )
     shared.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
-    shared.add_argument("--threads", type=int, help="CPU threads of torch")
+    shared.add_argument("--threads", type=positive, help="CPU threads of torch")
     shared.add_argument(
-        "--weight", type=float, help="share of transport in the fused score (default: the model's card)"
+        "--weight", type=share, help="share of transport in the fused score (default: the model's card)"
     )
     shared.add_argument("--json", action="store_true", help="print one JSON line")
     sts = parts.add_parser(
         "sts", parents=[shared], help="Spearman ×100 of scores against labels: text_a, text_b, label"
     )
     sts.add_argument("files", nargs="+", type=Path, metavar="FILE")
-    sts.add_argument("--measure", nargs="+", choices=("cosine", "wrd", "wmd", "fused"), default=["cosine"])
+    sts.add_argument("--measure", action="append", choices=MEASURES, help="one or several (default: cosine)")
     searched = argparse.ArgumentParser(add_help=False)
-    searched.add_argument("--rerank", nargs="+", choices=get_args(Rerank), default=["none"])
+    searched.add_argument("--rerank", action="append", choices=LISTS["--rerank"], help="one or several (default: none)")
     searched.add_argument(
-        "--retrieve", nargs="+", choices=get_args(Retrieve), help="who proposes candidates (default: the model's card)"
+        "--retrieve",
+        action="append",
+        choices=LISTS["--retrieve"],
+        help="who proposes candidates, one or several (default: the model's card)",
     )
-    searched.add_argument("--candidates", type=int, default=100)
+    searched.add_argument("--candidates", type=positive, default=100)
     searched.add_argument(
-        "--lexical-weight", type=float, help="share of BM25 in the first stage (default: the model's card)"
+        "--lexical-weight", type=share, help="share of BM25 in the first stage (default: the model's card)"
     )
-    searched.add_argument("--limit", type=int, help="ask only so many queries")
+    searched.add_argument("--limit", type=positive, help="ask only so many queries")
     searched.add_argument(
         "--within", action="store_true", help="rank only the texts that the judgements of a query name"
     )
@@ -224,6 +248,30 @@ def parser() -> argparse.ArgumentParser:
     return command
 
 
+def spelled_out(arguments: Sequence[str]) -> list[str]:
+    """Repeat an option of LISTS for each of its values, so that a FILE may follow: `--measure cosine wrd FILE`."""
+    found: list[str] = []
+    option = ""
+    for word in arguments:
+        if word not in LISTS.get(option, ()):
+            option = word
+        elif found[-1] != option:
+            found.append(option)
+        found.append(word)
+    return found
+
+
+def check_floor(choices: argparse.Namespace) -> None:
+    """Raise ValueError where a floor is to do what it cannot: another part of this program, or a measure of an encoder."""
+    parts = ("sts",) if choices.model.startswith("tfidf-") else ("questions", "groups", "retrieval")
+    if choices.part not in parts:
+        raise ValueError(f"the floor {choices.model} is for {', '.join(parts)}, not for {choices.part}")
+    own = {"measure": ["cosine"], "rerank": ["none"], "retrieve": ["lexical"], "weight": None, "lexical_weight": None}
+    for name, value in own.items():
+        if getattr(choices, name, None) not in (None, value):
+            raise ValueError(f"the floor {choices.model} has no choice of --{name.replace('_', '-')}: leave it out")
+
+
 def default_model(part: str) -> Path:
     """Say which bundled model a part measures where none is named."""
     return BUNDLED.with_name("lookup-mini-zh") if part == "lookup" else BUNDLED
@@ -242,24 +290,37 @@ def show(report: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def evaluate(choices: argparse.Namespace) -> dict[str, Any]:
+    """Measure what a command line asks for; raises ValueError where that cannot be done."""
+    if choices.model in FLOORS:
+        check_floor(choices)
+    if choices.part == "sts":
+        choices.measure = choices.measure or ["cosine"]
+        return evaluate_sts(choices)
+    if choices.part == "lookup":
+        return evaluate_lookup(choices)
+    choices.rerank = choices.rerank or ["none"]
+    if choices.part == "questions":
+        return evaluate_task(choices, checked(question_task(choices.file, choices.limit)))
+    if choices.part == "groups":
+        return evaluate_task(choices, checked(group_task(choices.file, choices.seen, choices.limit)))
+    task = checked(read_task(choices.corpus, choices.queries, choices.qrels, choices.limit))
+    return evaluate_weights(choices, task) if choices.part == "weights" else evaluate_task(choices, task)
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line."""
-    choices = parser().parse_args(arguments)
+    choices = parser().parse_args(spelled_out(sys.argv[1:] if arguments is None else arguments))
     choices.model = choices.model or str(default_model(choices.part))
     if choices.threads:
         torch.set_num_threads(choices.threads)
-    if choices.part == "sts":
-        report = evaluate_sts(choices)
-    elif choices.part == "lookup":
-        report = evaluate_lookup(choices)
-    elif choices.part == "questions":
-        report = evaluate_task(choices, question_task(choices.file, choices.limit))
-    elif choices.part == "groups":
-        report = evaluate_task(choices, group_task(choices.file, choices.seen, choices.limit))
-    else:
-        task = read_task(choices.corpus, choices.queries, choices.qrels, choices.limit)
-        report = evaluate_weights(choices, task) if choices.part == "weights" else evaluate_task(choices, task)
-    print(json.dumps(report, ensure_ascii=False) if choices.json else show(report))
+    try:
+        report = evaluate(choices)
+    except OSError as error:
+        raise SystemExit(f"evaluate: {error.filename or 'a file'}: {error.strerror or error}") from error
+    except ValueError as error:
+        raise SystemExit(f"evaluate: {error}") from error
+    print(json.dumps(report, ensure_ascii=False, allow_nan=False) if choices.json else show(report))
 
 
 if __name__ == "__main__":

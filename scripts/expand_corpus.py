@@ -22,6 +22,7 @@ from tqdm import tqdm
 
 from models.deadline import Deadline
 from models.encoder import Encoder
+from scripts.arguments import positive
 from service.corpus_files import id_of_line, read_documents
 from service.document_rules import Entry
 from service.file_formats import guess_format
@@ -37,8 +38,8 @@ def parser() -> argparse.ArgumentParser:
     add = command.add_argument
     add("file", type=Path, help="jsonl, csv, tsv, txt or parquet, as scripts.index_corpus reads it")
     add("--out", type=Path, required=True, help="jsonl to write")
-    add("--n", type=int, default=5, help="similar questions of an entry, at most")
-    add("--samples", type=int, default=50, help="texts drawn for an entry")
+    add("--n", type=positive, default=5, help="similar questions of an entry, at most")
+    add("--samples", type=positive, default=50, help="texts drawn for an entry")
     add("--top-p", type=float, default=0.95)
     add("--seed", type=int, default=1)
     add("--least-cosine", type=float, default=0.0, help="leave out what is less alike")
@@ -83,14 +84,23 @@ def lines_of(entry: Entry, found: Paraphrases, least_cosine: float) -> Iterator[
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line."""
-    choices = parser().parse_args(arguments)
+    command = parser()
+    choices = command.parse_args(arguments)
+    if not choices.file.is_file():
+        command.error(f"{choices.file} is not a file")
+    if not choices.out.parent.is_dir():
+        command.error(f"--out: there is no folder {choices.out.parent}")
+    try:
+        guess_format(choices.file.name)
+    except ValueError as error:
+        command.error(str(error))
     transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-    encoder = Encoder(choices.encoder or choices.model, choices.device)
 
     def vectors(texts: Sequence[str]) -> NDArray[np.float32]:
         return encoder.encode(encoder.tokenize(texts)).sentences
 
     try:
+        encoder = Encoder(choices.encoder or choices.model, choices.device)
         paraphraser = Paraphraser(choices.model, choices.device, vectors, max_waiting=1)
     except ValueError as error:
         sys.exit(str(error))
@@ -112,9 +122,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         out.flush()
         os.fsync(out.fileno())
     paraphraser.close()
-    mean = float(np.mean(cosines)) if cosines else float("nan")
+    mean = f" of mean cosine {np.mean(cosines):.3f}" if cosines else ""
     print(
-        f"{count:,} entries, {len(cosines):,} similar questions of mean cosine {mean:.3f}; of {choices.samples} samples "
+        f"{count:,} entries, {len(cosines):,} similar questions{mean}; of {choices.samples} samples "
         f"{distinct / max(1, count):.1f} are distinct; {seconds / max(1, count) * 1e3:.0f} ms an entry"
     )
 

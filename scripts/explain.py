@@ -167,6 +167,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     choices = parser.parse_args(arguments)
     if choices.out and choices.out.suffix not in (".svg", ".png"):
         parser.error(f"--out must end in .svg or .png, got {choices.out}")
+    if choices.out and not choices.out.parent.is_dir():
+        parser.error(f"--out: there is no folder {choices.out.parent}")
     measure = cast(Measure, choices.measure)
     try:
         alignment, apart, cosine = explain(choices.model, choices.texts, measure, choices.masses or OWN_MASSES[measure])
@@ -176,6 +178,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             choices.out.write_text(as_svg(alignment, title), encoding="utf-8")
         elif choices.out:
             draw_png(alignment, title, choices.out)
+    except OSError as error:
+        raise SystemExit(f"{choices.out} cannot be written: {error.strerror}") from error
     except ValueError as error:
         raise SystemExit(str(error)) from error
 

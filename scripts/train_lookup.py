@@ -125,18 +125,21 @@ def export(network: Any, tokenizer: Tokenizer, folder: Path, max_tokens: int, or
 def run(choices: argparse.Namespace, stop_at: int | None = None) -> Any:
     """Train and export the model folder; `stop_at` ends the work early at that step, as a kill would.
 
-    Raises ValueError where the order of the parts is not one that the lookup can search.
+    Raises ValueError where there is nothing to train on, or the order of the parts is not one that the lookup can search.
     """
     order = read_order({"order": choices.order})
     torch.set_num_threads(choices.threads)
     torch.manual_seed(choices.seed)
     on_cuda = choices.device == "cuda" or (choices.device == "auto" and torch.cuda.is_available())
-    work = choices.work or choices.out.with_name(choices.out.name + ".work")
-    work.mkdir(parents=True, exist_ok=True)
     training, held = split(read_questions(choices.questions), choices.held_out, choices.seed)
+    if not training:
+        raise ValueError("the files have no question to train on")
     keys = [one.key for one in training]
     if choices.triples is not None:
         keys += read_keys(choices.triples, choices.leave_out_triples)
+    # Only now: a file that cannot be read leaves no folder behind.
+    work = choices.work or choices.out.with_name(choices.out.name + ".work")
+    work.mkdir(parents=True, exist_ok=True)
     write_held(work / "held_out.jsonl", held)
     say(f"{len(training):,} questions, {len(held):,} held out; {len(keys):,} keys to change them with")
     # A run keeps its tokens, whatever becomes of the folder that it started from.
@@ -175,7 +178,14 @@ CURVES = (
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line."""
-    run(parser().parse_args(arguments))
+    command = parser()
+    choices = command.parse_args(arguments)
+    if tuple(choices.order) not in ORDERS:
+        command.error(f"--order must be {' or '.join(' '.join(order) for order in ORDERS)}")
+    try:
+        run(choices)
+    except ValueError as error:
+        raise SystemExit(f"train_lookup: {error}") from error
 
 
 if __name__ == "__main__":

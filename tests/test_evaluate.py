@@ -217,8 +217,68 @@ def test_reranking_settles_the_first_ten(folder: Path) -> None:
 def test_a_bad_line_is_named(tmp_path: Path) -> None:
     """A file with a wrong number of cells is refused with file and line."""
     (tmp_path / "sts.tsv").write_text("一\t二\t1\n一\t二\n", encoding="utf-8")
-    with pytest.raises(ValueError, match=r"sts\.tsv:2"):
+    with pytest.raises(SystemExit, match=r"sts\.tsv:2"):
         main(["sts", str(tmp_path / "sts.tsv"), "--model", "tfidf-char1"])
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("sts none.tsv", "none.tsv cannot be read: No such file or directory"),
+        ("sts noise.xz", "noise.xz cannot be read"),
+        ("sts pairs.tsv --model none", "none is not a model folder"),
+        ("sts word.tsv", "word.tsv:2: expected a number in the third cell, got 'x'"),
+        ("sts empty.tsv", "empty.tsv has no pairs"),
+        ("sts pairs.tsv --weight 7", "--weight: '7' is not a number from 0 to 1"),
+        ("questions word.tsv", "word.tsv:2: expected a number"),
+        ("retrieval {} --candidates 0", "--candidates: '0' is not a whole number of at least 1"),
+        ("retrieval {} --corpus empty.tsv", "the corpus has no texts"),
+        ("retrieval {} --queries empty.tsv --json", "no query that has a relevant text"),
+        ("lookup --triples none.tsv --questions asked.jsonl", "none.tsv: No such file or directory"),
+        ("lookup --triples empty.tsv --questions asked.jsonl", "empty.tsv has no triples"),
+        ("lookup --triples pairs.tsv --questions empty.tsv", "empty.tsv has no questions"),
+        ("sts pairs.tsv --model bm25-char1", "the floor bm25-char1 is for questions, groups, retrieval, not for sts"),
+        ("sts pairs.tsv --model tfidf-char1 --measure wrd", "tfidf-char1 has no choice of --measure"),
+        ("retrieval {} --model tfidf-char2", "the floor tfidf-char2 is for sts, not for retrieval"),
+        ("retrieval {} --model bm25-char2 --rerank wrd", "bm25-char2 has no choice of --rerank"),
+        ("weights {} --model bm25-char2", "not for weights"),
+    ],
+)
+def test_what_cannot_be_measured_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], line: str, said: str
+) -> None:
+    """A file, a number or a floor that cannot be used ends with one sentence about it and nothing on the output."""
+    files = write_files(tmp_path)
+    (tmp_path / "empty.tsv").write_text("")
+    (tmp_path / "noise.xz").write_text("noise")
+    (tmp_path / "pairs.tsv").write_text("一\t二\t1\n", encoding="utf-8")
+    (tmp_path / "word.tsv").write_text("一\t二\t1\n一\t二\tx\n", encoding="utf-8")
+    (tmp_path / "asked.jsonl").write_text('{"question": "谁", "triple": ["一", "二", "三"]}\n', encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as ended:
+        main([part for word in line.split() for part in (files if word == "{}" else [word])])
+    written = capsys.readouterr()
+    assert ended.value.code not in (0, None)
+    assert said in f"{ended.value.code} {written.err}"
+    assert written.out == ""
+
+
+def test_a_correlation_that_is_not_defined_is_null(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Where all labels are equal there is no rank correlation: the JSON says null, not NaN, which no JSON has."""
+    file = tmp_path / "constant.tsv"
+    file.write_text("花呗\t花呗\t1\n密码\t忘记\t1\n", encoding="utf-8")
+    assert answer(capsys, "sts", str(file), "--model", "tfidf-char1")["spearman"] == {str(file): None}
+
+
+def test_files_may_follow_the_options(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Options that take several values leave the FILE behind them alone, and both orders measure the same."""
+    file = tmp_path / "pairs.tsv"
+    file.write_text("".join(f"{a}\t{b}\t1\n" for a, b in itertools.pairwise(TEXTS)), encoding="utf-8")
+    for part, *option in (["sts", "--measure", "cosine", "wrd"], ["questions", "--rerank", "none", "wmd"]):
+        for values in (option[:2], option):
+            before = answer(capsys, part, "--model", str(folder), *values, str(file))
+            assert before == answer(capsys, part, str(file), *values, "--model", str(folder))
+    assert answer(capsys, "sts", "--measure", "wrd", str(file), "--model", str(folder))["measure"] == ["wrd"]
 
 
 def test_a_person_gets_a_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -59,3 +59,31 @@ def test_a_model_that_cannot_write_ends_with_a_sentence(faq: Path, bert_folder: 
     """Without a language-model head the program says so and stops."""
     with pytest.raises(SystemExit, match="language-model head"):
         main([str(faq), "--out", str(faq.with_name("out.jsonl")), "--model", str(bert_folder)])
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        (["none.txt"], "none.txt is not a file"),
+        (["faq.jsonl", "--n", "0"], "--n: '0' is not a whole number of at least 1"),
+        (["faq.jsonl", "--out", "none/out.jsonl"], "there is no folder none"),
+        (["faq.jsonl", "--model", "none"], "none is not a model folder"),
+    ],
+)
+def test_what_cannot_be_expanded_is_said(
+    faq: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], changed: list[str], said: str
+) -> None:
+    """A file, a number or a folder that cannot be used ends with a sentence about it, and nothing is written."""
+    monkeypatch.chdir(faq.parent)
+    with pytest.raises(SystemExit) as ended:
+        main(["--out", "out.jsonl", *changed])
+    assert ended.value.code not in (0, None)
+    assert said in f"{ended.value.code} {capsys.readouterr().err}"
+    assert not faq.with_name("out.jsonl").exists()
+
+
+def test_nothing_to_expand_has_no_mean(faq: Path, generator_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """An empty file ends well, without a mean of nothing."""
+    faq.write_text("")
+    main([str(faq), "--out", str(faq.with_name("out.jsonl")), "--model", str(generator_folder)])
+    assert capsys.readouterr().out.startswith("0 entries, 0 similar questions;")

@@ -61,3 +61,17 @@ def test_what_cannot_be_compared_is_said(model_folder: Path, tmp_path: Path) -> 
         main([" ", "a", "--model", str(model_folder)])
     with pytest.raises(SystemExit):
         main(["a", "a", "--model", str(model_folder), "--out", str(tmp_path / "map.jpg")])
+
+
+def test_a_place_that_cannot_be_written_is_said(
+    model_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A folder that does not exist is named before anything is compared, a file that cannot be written afterwards."""
+    with pytest.raises(SystemExit):
+        main(["a", "a", "--model", str(model_folder), "--out", str(tmp_path / "none" / "map.svg")])
+    written = capsys.readouterr()
+    assert "there is no folder" in written.err
+    assert written.out == ""
+    (tmp_path / "map.svg").mkdir()
+    with pytest.raises(SystemExit, match=r"map\.svg cannot be written"):
+        main(["a", "a", "--model", str(model_folder), "--out", str(tmp_path / "map.svg")])

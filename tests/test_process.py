@@ -219,7 +219,7 @@ def refusals(*environments: dict[str, str]) -> list[tuple[int, str]]:
 
 
 def test_what_cannot_start_says_why(tmp_path: Path, model_folder: Path) -> None:
-    """A data folder in use, a setting out of bounds, keys that are none, every broken model folder: exit code 1 and a sentence."""
+    """A data folder in use, a setting out of bounds, keys that are none, each broken model folder: exit code 1, a sentence."""
     usual = {"device": "cpu", "runtime": "torch", "sample": "false", "threads": "1", "model": str(model_folder)}
     wrong = {
         "threads": "none",

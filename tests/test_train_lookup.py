@@ -25,7 +25,7 @@ from scripts.lookup_training.batches import Batches, Writer
 from scripts.lookup_training.calibration import Example, fit, share_right
 from scripts.lookup_training.network import grown_network, grown_tokenizer
 from scripts.lookup_training.questions import Asked, Key, read_keys, read_questions, split
-from scripts.train_lookup import parser, run
+from scripts.train_lookup import main, parser, run
 
 SUBJECTS = ["花呗", "借呗", "银行卡", "信用卡", "图书馆", "宿舍", "快递", "密码", "校园卡", "选课"]
 PREDICATES = ["额度", "办理", "还款", "查询"]
@@ -126,6 +126,24 @@ def test_an_order_that_cannot_be_searched_is_not_trained(corpus: Path, tmp_path:
     with pytest.raises(ValueError, match="order in moverank"):
         run(choices(corpus, tmp_path / "out", "--steps", "1", "--order", "meaning", "subject", "predicate"))
     assert not list(tmp_path.iterdir())
+
+
+def test_a_command_line_that_cannot_be_trained_leaves_nothing_behind(
+    corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A file that cannot be read, one without questions, and a wrong order are each named in a sentence; no folder is made."""
+    (tmp_path / "empty.jsonl").write_text("")
+    asked, empty = corpus / "asked.jsonl", tmp_path / "empty.jsonl"
+    for files, said in (
+        (["--questions", str(tmp_path / "none.jsonl")], "none.jsonl cannot be read: No such file or directory"),
+        (["--questions", str(empty)], "no question to train on"),
+        (["--questions", str(asked), "--triples", str(tmp_path / "none.tsv")], "none.tsv cannot be read"),
+        (["--questions", str(asked), "--order", "a", "b", "c"], "--order must be subject predicate meaning or"),
+    ):
+        with pytest.raises(SystemExit) as ended:
+            main([*files, "--model", str(corpus / "bert"), "--out", str(tmp_path / "out")])
+        assert said in f"{ended.value.code} {capsys.readouterr().err}"
+        assert list(tmp_path.iterdir()) == [empty]
 
 
 def test_random_weights_have_the_shape_and_nothing_else_of_the_folder(corpus: Path) -> None:

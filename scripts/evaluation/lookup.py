@@ -25,6 +25,7 @@ from models.lookup import SLACK, Answer, Lookup, Remedies
 from models.name_tokens import NameTokenizer
 from models.prefix_tree import PrefixTree
 from models.rescoring import Vectors
+from scripts.arguments import positive
 from scripts.lines import read_lines
 from service.facts import Facts
 from service.facts_build import FactsBuilder
@@ -46,7 +47,7 @@ class Wanted(NamedTuple):
 def read_wanted(file: Path, limit: int | None) -> list[Wanted]:
     """Read JSON lines with `question` and `triple`, or `answer` of the form "S ||| P ||| O"; `limit` evenly spread ones.
 
-    Raises ValueError naming a line that is neither.
+    Raises ValueError naming a line that is neither, and where there is no line.
     """
     found = []
     for number, line in enumerate(read_lines(file), start=1):
@@ -56,6 +57,8 @@ def read_wanted(file: Path, limit: int | None) -> list[Wanted]:
             found.append(Wanted(str(one["question"]), *(str(part) for part in triple)))
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"{file}:{number}: expected a question and its triple: {error!r}") from error
+    if not found:
+        raise ValueError(f"{file} has no questions")
     if limit is not None and limit < len(found):
         found = [found[place] for place in np.linspace(0, len(found) - 1, limit).astype(int)]
     return found
@@ -101,9 +104,13 @@ def facts_of(triples: Path, model: Path, graph: Path | None = None) -> Iterator[
         folder, spelling = graph or Path(temporary) / "graph", NameTokenizer(model)
         if not folder.exists():
             builder = FactsBuilder(folder)
-            with TripleReader(triples, "xz" if triples.suffix == ".xz" else None) as blocks:
-                for block in blocks:
-                    builder.add_block(block)
+            try:
+                with TripleReader(triples, "xz" if triples.suffix == ".xz" else None) as blocks:
+                    for block in blocks:
+                        builder.add_block(block)
+            except BaseException:  # what is half built would be found again
+                builder.discard()
+                raise
             builder.finish(spelling, {})
         facts = Facts(folder)
         if facts.tokenizer != spelling.fingerprint:
@@ -168,6 +175,8 @@ def evaluate_lookup(choices: argparse.Namespace) -> dict[str, Any]:
     kinds: dict[str, int] = {}
     sure: list[bool] = []  # whether each answer that is at least as likely as not is right
     with facts_of(choices.triples, model, choices.graph) as facts:
+        if not facts.rows:
+            raise ValueError(f"{choices.triples} has no triples")
         seconds, wrong = 0.0, []
         size = 1 if choices.absent else choices.batch
         for start in tqdm(range(0, len(asked), size), desc="questions", unit="batches", mininterval=2):
@@ -228,9 +237,9 @@ def add_lookup(parts: Any, shared: argparse.ArgumentParser) -> None:
     add("--triples", type=Path, required=True, help="subject TAB predicate TAB object")
     add("--questions", type=Path, required=True, help="JSON lines: question, triple")
     add("--graph", type=Path, help="keep the built graph in this folder, or take it from there")
-    add("--beams", type=int, default=4)
-    add("--batch", type=int, default=8, help="questions at a time")
-    add("--limit", type=int, help="ask only so many questions")
+    add("--beams", type=positive, default=4)
+    add("--batch", type=positive, default=8, help="questions at a time")
+    add("--limit", type=positive, help="ask only so many questions")
     add("--encoder", type=Path, default=WEIGHTS / "simbert-mini-zh", help="encoder of the ranking's cosine")
     add("--no-lookahead", action="store_true")
     add("--no-mentions", action="store_true", help="subjects of the question do not start in the beam")

@@ -1,6 +1,7 @@
 """Retrieval tasks read from files: judged queries of a corpus, question pairs, groups of similar questions."""
 
 import json
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -27,11 +28,23 @@ def rows_of(file: Path, cells: int) -> Iterator[list[str]]:
         yield found
 
 
+def labelled_rows(file: Path) -> Iterator[tuple[str, str, float]]:
+    """Yield the lines of a file of two texts (or ids) and a number; raises ValueError naming a line that is something else."""
+    for number, (one, other, label) in enumerate(rows_of(file, 3), start=1):
+        try:
+            value = float(label)
+        except ValueError:
+            value = math.nan
+        if not math.isfinite(value):
+            raise ValueError(f"{file}:{number}: expected a number in the third cell, got {label[:40]!r}")
+        yield one, other, value
+
+
 def read_task(corpus: Path, queries: Path, qrels: Path, limit: int | None) -> Task:
     """Read a task; queries without a relevant text are left out, and of the rest `limit` evenly spread ones are kept."""
     relevance: dict[str, dict[str, float]] = {}
-    for query, text, grade in rows_of(qrels, 3):
-        relevance.setdefault(query, {})[text] = float(grade)
+    for query, text, grade in labelled_rows(qrels):
+        relevance.setdefault(query, {})[text] = grade
     asked = {
         name: text for name, text in rows_of(queries, 2) if any(grade > 0 for grade in relevance.get(name, {}).values())
     }
@@ -46,9 +59,9 @@ def question_task(file: Path, limit: int | None) -> Task:
     corpus: dict[str, str] = {}
     relevance: dict[str, dict[str, float]] = {}
     queries: dict[str, str] = {}
-    for left, right, label in rows_of(file, 3):
+    for left, right, label in labelled_rows(file):
         name = corpus.setdefault(right, str(len(corpus)))
-        if float(label) == 1 and left != right:
+        if label == 1 and left != right:
             query = queries.setdefault(left, str(len(queries)))
             relevance.setdefault(query, {})[name] = 1.0
     asked = {name: text for text, name in list(queries.items())[:limit]}
