@@ -49,6 +49,17 @@ ERRORS: dict[int | str, dict[str, Any]] = {
     }.items()
 }
 
+KEYS = {
+    "bearer": {"type": "http", "scheme": "bearer", "description": "`Authorization: Bearer KEY`, with keys configured."},
+    "key": {
+        "type": "apiKey",
+        "in": "header",
+        "name": "X-API-Key",
+        "description": "The same key, as other clients send it.",
+    },
+}
+"""How the schema says that a key is sent. A service without keys needs none."""
+
 QUERIES = ("/search", "/rerank", "/v1/similarity")
 """How the paths of routes end that go through the gate for queries."""
 EMBEDDINGS = ("/embeddings", "/embed")
@@ -67,6 +78,7 @@ def create_app(settings: Settings, tracer: Tracer | None = None) -> FastAPI:
         description="Which texts of this corpus mean the same as this one, fast and finely.",
         lifespan=_lifespan,
         responses=ERRORS,
+        redoc_url=None,  # it asks another host for its logo
         telemetry={"tracing": False, "metrics": False, "logs": False},  # service.observability does that
     )
     app.state.settings = settings
@@ -98,7 +110,10 @@ def create_app(settings: Settings, tracer: Tracer | None = None) -> FastAPI:
     )
     app.state.metrics = Metrics(lambda: _readings(app))
     app.state.tracer = tracer or tracer_to(settings.otlp_endpoint)
-    for path, operations_of_path in app.openapi()["paths"].items():
+    described = app.openapi()  # FastAPI keeps this object and sends it
+    described["components"]["securitySchemes"] = KEYS
+    described["security"] = [{}, *({name: []} for name in KEYS)]
+    for path, operations_of_path in described["paths"].items():
         for method in operations_of_path:
             app.state.metrics.route(path, method.upper())
     app.add_middleware(DirectMiddleware, routes=openai.direct | search.direct, answer=_answer_over)
@@ -109,7 +124,7 @@ def create_app(settings: Settings, tracer: Tracer | None = None) -> FastAPI:
             allow_origins=origins,
             allow_methods=["*"],
             allow_headers=["*"],
-            expose_headers=["X-Request-ID", "Retry-After", "Server-Timing"],
+            expose_headers=["X-Request-ID", "Retry-After", "Server-Timing", "X-Truncated"],
         )
     app.add_middleware(
         Observed,

@@ -287,7 +287,7 @@ class Info(BaseModel):
     version: str
     device: str
     models: list[ModelInfo]
-    limits: dict[str, int]
+    limits: dict[str, int | float]
     collections: int
     graphs: int
     lookup_model: LookupModelInfo | None = Field(description="What answers questions to graphs.")

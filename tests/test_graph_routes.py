@@ -248,6 +248,20 @@ def test_the_sample_graph_is_there_at_the_first_start(settings: Settings, genera
         assert client.get("/v1/graphs").json() == {"graphs": []}
 
 
+def test_defaults_above_a_limit_are_capped(settings: Settings, generator_folder: Path) -> None:
+    """A question without numbers gets what the limits allow; a number above its limit is refused."""
+    changed = {"lookup_model": generator_folder, "max_beams": 2, "max_top_k": 1}
+    with client_of(settings.model_copy(update=changed)) as client:
+        client.post("/v1/graphs/g/triples", json={"triples": TRIPLES})
+        answer = client.post("/v1/graphs/g/ask", json={"question": "花呗"})
+        assert answer.status_code == 200, answer.text
+        assert len(answer.json()["results"][0]["answers"]) <= 1
+        for name, limit in (("beams", "max_beams = 2"), ("top_k", "max_top_k = 1")):
+            refused = client.post("/v1/graphs/g/ask", json={"question": "花呗", name: 4})
+            assert refused.status_code == 422
+            assert limit in refused.json()["error"]
+
+
 def test_a_read_only_key_may_ask_and_not_change(settings: Settings, generator_folder: Path) -> None:
     """Questions and lists need any key, changes one that may write."""
     settings = Settings(

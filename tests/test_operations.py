@@ -14,6 +14,7 @@ from starlette.testclient import TestClient
 
 from live_service import client_of, until
 from models.encoder import Encoded
+from service.app import create_app
 from service.library import Library
 from service.runtime import Runtime
 from service.settings import Settings, usable_cores
@@ -183,10 +184,32 @@ def test_a_page_of_a_named_origin_may_call_and_no_other(settings: Settings) -> N
         site = {"Origin": "https://shop.example", "Sec-Fetch-Site": "cross-site", "X-API-Key": "k"}
         answer = client.post("/v1/similarity", json=body, headers=site)
         assert (answer.status_code, answer.headers["Access-Control-Allow-Origin"]) == (200, asked["Origin"])
-        assert "X-Request-ID" in answer.headers["Access-Control-Expose-Headers"]
+        exposed = set(answer.headers["Access-Control-Expose-Headers"].split(", "))
+        assert exposed >= {"X-Request-ID", "Retry-After", "Server-Timing", "X-Truncated"}
         evil = {**site, "Origin": "https://evil.example"}
         refused = client.post("/v1/similarity", json=body, headers=evil)
         assert (refused.status_code, "Access-Control-Allow-Origin" in refused.headers) == (403, False)
+
+
+def test_the_schema_says_what_is_sent_and_how_a_key_is(settings: Settings) -> None:
+    """Answers that are no JSON are described as what they are, their errors as JSON; a key goes in either of two headers."""
+    schema = create_app(settings).openapi()
+    for path, kind in (
+        ("/metrics", "text/plain"),
+        ("/health", "text/plain"),
+        ("/v1/jobs/{id}/events", "text/event-stream"),
+    ):
+        answers = schema["paths"][path]["get"]["responses"]
+        assert answers["200"]["content"] == {kind: {"schema": {"type": "string"}}}
+        assert set(answers["401"]["content"]) == {"application/json"}
+    schemes = schema["components"]["securitySchemes"]
+    assert {(each["type"], each.get("scheme"), each.get("name")) for each in schemes.values()} == {
+        ("http", "bearer", None),
+        ("apiKey", None, "X-API-Key"),
+    }
+    assert schema["security"] == [{}, *({name: []} for name in schemes)]
+    limits = schema["components"]["schemas"]["Info"]["properties"]["limits"]
+    assert {"type": "number"} in limits["additionalProperties"]["anyOf"]  # max_forward_s is in seconds and their parts
 
 
 @pytest.mark.parametrize("damage", ["noise", "empty", "cut", "gone"])

@@ -570,11 +570,33 @@ def test_axe_finds_nothing(browser: Browser, url: str, look: str, options: dict[
             visit.picture(f"{view}-{look}")
 
 
-def test_the_reference_asks_no_other_host(browser: Browser, url: str) -> None:
-    """The reference of the API at /docs is drawn without any other host."""
-    page, asked = browser.new_page(), set[str]()
+def test_a_long_value_is_cut_on_a_narrow_screen(browser: Browser, url: str, api: httpx.Client) -> None:
+    """Metadata and ids of a document that are longer than a small telephone is wide do not make the page wider."""
+    document = {"id": "x" * 100, "text": "花呗怎么还款", "metadata": {"about": "付款" * 50}}
+    assert api.post("/v1/collections/long/documents", json={"documents": [document]}).status_code == 200
+    try:
+        with visiting(browser, url, viewport={"width": 320, "height": 640}) as visit:
+            visit.open("/corpus?c=long")
+            expect(visit.page.locator(".document-text .tag").last).to_be_visible()
+            assert visit.page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    finally:
+        api.delete("/v1/collections/long")
+
+
+def test_the_reference_asks_no_other_host(browser: Browser, url: str, api: httpx.Client) -> None:
+    """The reference of the API at /docs is drawn and sends a request without any other host or a complaint of the browser."""
+    page, asked, complaints = browser.new_page(), set[str](), list[str]()
     page.on("request", lambda request: asked.add(request.url.split("/", 3)[2]))
+    page.on("console", lambda said: complaints.append(said.text) if said.type in ("error", "warning") else None)
+    page.on("pageerror", lambda error: complaints.append(str(error)))
     page.goto(f"{url}/docs")
     expect(page.get_by_text("/v1/collections/{name}/search", exact=True)).to_be_visible()
+    page.get_by_text("/livez", exact=True).click()
+    page.get_by_role("button", name="Try it out").click()
+    page.get_by_role("button", name="Execute").click()
+    expect(page.locator(".live-responses-table").get_by_text('"alive"').first).to_be_visible()
     page.close()
-    assert asked == {url.split("/", 3)[2]}
+    assert complaints == []
+    assert {each for each in asked if each} == {url.split("/", 3)[2]}
+    assert "https:" not in api.get("/docs").headers["content-security-policy"]
+    assert api.get("/redoc").status_code == 404

@@ -194,6 +194,17 @@ def test_a_bad_request_is_refused(client: TestClient, body: dict[str, Any], stat
     assert answer.json()["error_type"]
 
 
+def test_a_default_above_a_limit_is_capped(tmp_path: Path, model_folder: Path, generator_folder: Path) -> None:
+    """Whoever asks for no number of samples gets what the limit allows; whoever asks for more is refused."""
+    given: dict[str, Any] = {"device": "cpu", "runtime": "torch", "sample": False, "threads": 1, "max_samples": 10}
+    settings = Settings(data_dir=tmp_path, model=model_folder, paraphrase_model=generator_folder, **given)
+    with client_of(settings) as client:
+        answer = client.post("/v1/paraphrases", json={"text": QUESTION})
+        assert answer.status_code == 200, answer.text
+        assert answer.json()["distinct"] <= 10
+        assert client.post("/v1/paraphrases", json={"text": QUESTION, "samples": 50}).status_code == 413
+
+
 def test_a_text_longer_than_the_model_reads_is_said_to_be_cut(client: TestClient) -> None:
     """A long text is answered, and `truncated` is true."""
     answer = client.post("/v1/paraphrases", json={"text": QUESTION * 20, "n": 1, "samples": 2})

@@ -17,6 +17,7 @@ from fastapi.routing import APIRoute
 from service.batching import Submission
 from service.errors import NotReady, ServiceError, TooLarge
 from service.runtime import Runtime
+from service.schemas import Body
 from service.timings import Deadline
 
 T = TypeVar("T")
@@ -107,6 +108,12 @@ def check_most(what: str, count: int, limit: str, most: int) -> None:
     """
     if count > most:
         raise TooLarge(f"{what} has {count} entries, at most {limit} = {most} are allowed", param=what)
+
+
+def capped(body: Body, field: str, most: int) -> int:
+    """Return a number of a body; a default, which nobody asked for, is no more than a limit allows."""
+    value: int = getattr(body, field)
+    return value if field in body.model_fields_set else min(value, most)
 
 
 def timing_header(took_ms: Mapping[str, float]) -> dict[str, str]:

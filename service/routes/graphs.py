@@ -28,7 +28,7 @@ from service.graphs import Graph
 from service.knowledge import AskOptions
 from service.library import check_name
 from service.observability import note
-from service.routes.calls import JsonRoute, Ready, check_most, in_pool, json_response, timing_header, wait_for
+from service.routes.calls import JsonRoute, Ready, capped, check_most, in_pool, json_response, timing_header, wait_for
 from service.routes.jobs import compression_of, file_of, spooled_body
 from service.runtime import Runtime
 from service.schemas import JobAccepted
@@ -124,9 +124,11 @@ async def post_question(request: Request, runtime: Ready, name: str, body: AskBo
     if not questions:
         raise InvalidRequest("question is an empty list")
     check_most("question", len(questions), "max_queries", settings.max_queries)
+    beams = capped(body, "beams", settings.max_beams)
+    top_k = capped(body, "top_k", settings.max_top_k)
     for what, value, limit, most in (
-        ("beams", body.beams, "max_beams", settings.max_beams),
-        ("top_k", body.top_k, "max_top_k", settings.max_top_k),
+        ("beams", beams, "max_beams", settings.max_beams),
+        ("top_k", top_k, "max_top_k", settings.max_top_k),
     ):
         if value > most:
             raise InvalidRequest(f"{what} is {value}, at most {limit} = {most} is allowed")
@@ -138,7 +140,7 @@ async def post_question(request: Request, runtime: Ready, name: str, body: AskBo
             f"this service has no lookup model: {settings.lookup_model} is no such folder. Name one as "
             "MOVERANK_LOOKUP_MODEL (python -m scripts.train_lookup makes it) and start the service again"
         )
-    options = AskOptions(body.beams, body.top_k, body.min_probability, body.lookahead, body.explain)
+    options = AskOptions(beams, top_k, body.min_probability, body.lookahead, body.explain)
     futures = runtime.asking.submit(graph.view, questions, options)
     timeout_ms = settings.default_timeout_ms
     if not await wait_for(request, futures, deadline_in(timeout_ms)):

@@ -102,7 +102,11 @@ async def get_job(runtime: Ready, id: str) -> Response:
     return json_response(runtime.jobs.get(id).status())
 
 
-@router.get("/jobs/{id}/events", response_class=EventSourceResponse)
+@router.get(
+    "/jobs/{id}/events",
+    response_class=EventSourceResponse,
+    responses={200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}}},
+)
 async def get_job_events(runtime: Ready, id: str) -> EventSourceResponse:
     """Send a job's state as server-sent events until it ends."""
     return EventSourceResponse(_events(runtime.jobs.get(id)))

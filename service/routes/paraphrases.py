@@ -7,7 +7,7 @@ from service.errors import Conflict, InvalidRequest, NotReady
 from service.observability import note
 from service.paraphrase_schemas import ParaphrasesBody, ParaphrasesResult
 from service.paraphrases import Sampling
-from service.routes.calls import JsonRoute, Ready, check_most, json_response, timing_header, wait_for
+from service.routes.calls import JsonRoute, Ready, capped, check_most, json_response, timing_header, wait_for
 from service.timings import Timings, deadline_in
 
 router = APIRouter(prefix="/v1", tags=["paraphrases"], route_class=JsonRoute)
@@ -18,7 +18,8 @@ async def post_paraphrases(request: Request, runtime: Ready, body: ParaphrasesBo
     """Write texts that ask the same, ranked by cosine, without repetitions of the input."""
     timings = Timings()
     settings = runtime.settings
-    check_most("samples", body.samples, "max_samples", settings.max_samples)
+    samples = capped(body, "samples", settings.max_samples)
+    check_most("samples", samples, "max_samples", settings.max_samples)
     if fault := wrong_text(body.text, runtime.limits):
         raise InvalidRequest(f"text: {fault}", param="text")
     tokenized = runtime.encoder.tokenize([body.text])[0]
@@ -30,7 +31,7 @@ async def post_paraphrases(request: Request, runtime: Ready, body: ParaphrasesBo
             "set paraphrase_model to a folder that has one"
         )
     deadline = deadline_in(settings.default_timeout_ms)
-    future = runtime.paraphraser.submit(body.text, Sampling(body.n, body.samples, body.top_p, body.seed), deadline)
+    future = runtime.paraphraser.submit(body.text, Sampling(body.n, samples, body.top_p, body.seed), deadline)
     try:
         if not await wait_for(request, [future], deadline):
             raise NotReady(
@@ -41,7 +42,7 @@ async def post_paraphrases(request: Request, runtime: Ready, body: ParaphrasesBo
         deadline.give_up()  # of what is written by then, this does nothing
     found = future.result()
     timings.lap("generate")
-    note(request.scope, samples=body.samples, distinct=found.distinct)
+    note(request.scope, samples=samples, distinct=found.distinct)
     content = {
         "text": body.text,
         "truncated": tokenized.truncated or found.is_truncated,

@@ -13,7 +13,16 @@ from service.batching import Submission
 from service.errors import InvalidRequest
 from service.filters import parse_filter
 from service.observability import note
-from service.routes.calls import JsonRoute, Ready, in_pool_until, json_response, timing_header, until_encoded, wait_for
+from service.routes.calls import (
+    JsonRoute,
+    Ready,
+    capped,
+    in_pool_until,
+    json_response,
+    timing_header,
+    until_encoded,
+    wait_for,
+)
 from service.routes.direct import direct_routes
 from service.routes.encoding import check_faults, read_texts
 from service.runtime import Runtime
@@ -128,10 +137,8 @@ async def _encoded(
 
 def _options(body: SearchBody, runtime: Runtime) -> SearchOptions:
     settings, defaults = runtime.settings, runtime.defaults
-    top_k = body.top_k if "top_k" in body.model_fields_set else min(body.top_k, settings.max_top_k)
-    candidates = (
-        body.candidates if "candidates" in body.model_fields_set else min(body.candidates, settings.max_candidates)
-    )
+    top_k = capped(body, "top_k", settings.max_top_k)
+    candidates = capped(body, "candidates", settings.max_candidates)
     _check_most("top_k", top_k, "max_top_k", settings.max_top_k)
     _check_most("candidates", candidates, "max_candidates", settings.max_candidates)
     if body.scope == "corpus" and body.rerank == "none":

@@ -86,7 +86,13 @@ async def post_similarity(request: Request, runtime: Ready, body: SentenceSimila
 
 @router.get("/tei/embedding/health", include_in_schema=False)
 @router.get("/tei/reranker/health", include_in_schema=False)
-@router.get("/health", responses={200: {"content": {"text/plain": {}}, "description": "A forward pass succeeds."}})
+@router.get(
+    "/health",
+    response_class=Response,
+    responses={
+        200: {"content": {"text/plain": {"schema": {"type": "string"}}}, "description": "A forward pass succeeds."}
+    },
+)
 async def get_health(request: Request) -> Response:
     """Answer nothing with 200 while a real forward pass succeeds, else 503 with the reason."""
     return await not_ready(request) or Response(media_type="text/plain")
