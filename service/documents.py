@@ -12,6 +12,7 @@ import math
 import sqlite3
 import threading
 import time
+import weakref
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,7 +24,7 @@ from numpy.typing import NDArray
 
 from service.errors import NotFound
 from service.filters import Condition, attribute_values
-from service.joined_rows import joined_rows
+from service.joined_rows import joined_rows, select_in
 
 SCHEMA = """
 CREATE TABLE manifest (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
@@ -38,8 +39,6 @@ CREATE TABLE progress (job TEXT PRIMARY KEY, record TEXT NOT NULL) WITHOUT ROWID
 
 DAMAGED = (ValueError, KeyError, sqlite3.DatabaseError)
 """What reading a damaged store may raise."""
-_VARIABLES = 500
-"""Values bound in one statement; far below SQLite's limit, and few distinct statements to compile."""
 
 
 class Document(NamedTuple):
@@ -134,7 +133,7 @@ class ReadView:
         for start in range(0, len(rows), chunk):
             part = rows[start : start + chunk]
             query = "SELECT row, vector, text FROM documents JOIN sentence_vectors USING (row) WHERE row IN (%s)"
-            found = sorted(_select(self._connection, query, part.tolist()))
+            found = sorted(select_in(self._connection, query, part.tolist()))
             vectors = np.frombuffer(b"".join(vector for _, vector, _ in found), dtype="<f4").reshape(-1, self._dim)
             yield np.array([row for row, _, _ in found], dtype=np.int64), vectors, [text for _, _, text in found]
 
@@ -167,6 +166,9 @@ class DocumentStore:
             self.dim = int(self.manifest["dim"])
         except sqlite3.DatabaseError as error:
             raise ValueError(f"{file} is not a document store: {error}") from error
+        # A connection is part of a reference cycle, which nobody collects where the service has frozen it (`service.cli`).
+        self._closing = weakref.finalize(self, _close_all, self._open_readers, self._writer)
+        self._closing.atexit = False
 
     @classmethod
     def create(cls, file: Path, manifest: dict[str, str]) -> "DocumentStore":
@@ -223,12 +225,8 @@ class DocumentStore:
 
     def close(self) -> None:
         """Fold the write-ahead log into the file and close every connection."""
-        with self._open_readers_lock:
-            for reader in self._open_readers:
-                reader.close()
-            self._open_readers.clear()
-        with self._write_lock:
-            self._writer.close()
+        with self._write_lock, self._open_readers_lock:
+            self._closing()
 
     def _reader(self) -> sqlite3.Connection:
         connection: sqlite3.Connection | None = getattr(self._readers, "connection", None)
@@ -283,7 +281,7 @@ class WriteTransaction:
     def delete(self, ids: Sequence[str]) -> Change:
         """Remove documents by id; unknown ids are ignored."""
         distinct = list(dict.fromkeys(ids))
-        found = _select(self._connection, "SELECT row, metadata FROM documents WHERE id IN (%s)", distinct)
+        found = select_in(self._connection, "SELECT row, metadata FROM documents WHERE id IN (%s)", distinct)
         rows = [(row,) for row, _ in found]
         self._connection.executemany(
             "DELETE FROM attributes WHERE key = ? AND value = ? AND row = ?",
@@ -327,13 +325,9 @@ def _connect(file: Path) -> sqlite3.Connection:
     return connection
 
 
-def _select(connection: sqlite3.Connection, query: str, values: Sequence[Any]) -> list[tuple[Any, ...]]:
-    """Run a query with ``IN (%s)`` over any number of values."""
-    found: list[tuple[Any, ...]] = []
-    for start in range(0, len(values), _VARIABLES):
-        part = values[start : start + _VARIABLES]
-        found += connection.execute(query % ",".join("?" * len(part)), part).fetchall()
-    return found
+def _close_all(readers: list[sqlite3.Connection], writer: sqlite3.Connection) -> None:
+    for connection in (*readers, writer):
+        connection.close()
 
 
 def _document(found: Sequence[Any]) -> Document:

@@ -2,15 +2,17 @@
 
 Python's sqlite3 lets go of the interpreter's lock at every row that SQLite steps to, and takes it again: a hundred rows are a
 hundred chances for other threads to keep it. So the values of each column are concatenated by SQLite, which needs one step.
+`select_in` is the plain way, for those who need not hurry.
 """
 
 import itertools
 import sqlite3
 from collections.abc import Iterator, Sequence
 from functools import cache
+from typing import Any
 
-_ROWS = 500
-"""Rows of one statement; far below SQLite's limit of variables, and few distinct statements to compile."""
+_VALUES = 500
+"""Values bound in one statement; far below SQLite's limit of variables, and few distinct statements to compile."""
 
 
 def joined_rows(
@@ -18,8 +20,17 @@ def joined_rows(
 ) -> dict[int, tuple[bytes, ...]]:
     """Read columns that are never null as bytes (text as UTF-8) of the given rows of a table; unknown rows are left out."""
     found: dict[int, tuple[bytes, ...]] = {}
-    for start in range(0, len(rows), _ROWS):
-        found |= _joined(connection, table, columns, rows[start : start + _ROWS])
+    for start in range(0, len(rows), _VALUES):
+        found |= _joined(connection, table, columns, rows[start : start + _VALUES])
+    return found
+
+
+def select_in(connection: sqlite3.Connection, query: str, values: Sequence[Any]) -> list[tuple[Any, ...]]:
+    """Run a query with ``IN (%s)`` over any number of values."""
+    found: list[tuple[Any, ...]] = []
+    for start in range(0, len(values), _VALUES):
+        part = values[start : start + _VALUES]
+        found += connection.execute(query % ",".join("?" * len(part)), part).fetchall()
     return found
 
 

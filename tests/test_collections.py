@@ -1,9 +1,11 @@
 """service/collections.py: store and indexes in step, whatever happens to the files, and a library that heals itself."""
 
+import gc
 import re
 import shutil
 import threading
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -46,6 +48,12 @@ def make(folder: Path, kind: str = "auto") -> Collection:
 def upsert(collection: Collection, texts: dict[str, str]) -> None:
     documents = [Document(id, text, {"first": text[0]}) for id, text in texts.items()]
     collection.upsert(documents, vectors_of(documents))
+
+
+def open_files(folder: Path) -> list[str]:
+    """What this process has open below a folder, also what is deleted."""
+    places = [each.readlink() for each in Path("/proc/self/fd").iterdir() if each.is_symlink()]
+    return [str(place) for place in places if place.is_relative_to(folder)]
 
 
 def stop(collection: Collection) -> None:
@@ -523,6 +531,28 @@ def test_a_deleted_collection_leaves_nothing_and_can_be_made_again(tmp_path: Pat
     other.join(PATIENCE_S)
     assert len(faults) == 1
     assert_in_step(new, {})
+    library.close()
+
+
+def test_a_deleted_collection_gives_back_its_disk_space(tmp_path: Path) -> None:
+    """Nothing of it stays open, whichever threads have read it, also where the service froze it when it was ready."""
+    library = library_with(tmp_path, faq="花呗")
+    gc.collect()
+    gc.freeze()
+
+    def read() -> None:
+        with library.get("faq").view() as view:
+            assert view.count() == 1
+
+    try:
+        with ThreadPoolExecutor(1) as other:  # its thread lives longer than the collection
+            read()
+            other.submit(read).result(PATIENCE_S)
+            assert len(open_files(tmp_path / "collections")) > 2
+            library.delete("faq")
+            assert open_files(tmp_path / "collections") == []
+    finally:
+        gc.unfreeze()
     library.close()
 
 
