@@ -142,6 +142,11 @@ class ReadView:
         found = self._connection.execute("SELECT record FROM progress WHERE job = ?", (job,)).fetchone()
         return None if found is None else orjson.loads(found[0])
 
+    def all_progress(self) -> list[tuple[str, dict[str, Any]]]:
+        """Return all jobs that have not ended, and what the last transaction of each recorded about it."""
+        found = self._connection.execute("SELECT job, record FROM progress ORDER BY job")
+        return [(job, orjson.loads(record)) for job, record in found]
+
 
 class DocumentStore:
     """The documents of one collection. Reading is concurrent; writing is serialised by the caller's transaction."""

@@ -14,7 +14,7 @@ from service.batching import EncodeQueue
 from service.collections import Collection
 from service.document_rules import Entry
 from service.documents import new_manifest
-from service.indexing import Indexer
+from service.indexing import CANNOT_ENCODE, Indexer
 from service.library import Library
 from service.runtime import load_encoder
 from service.settings import Settings
@@ -28,7 +28,7 @@ def reindex(settings: Settings, name: str) -> None:
     """Encode every document of a collection again.
 
     Raises:
-        RuntimeError: the data folder is in use.
+        RuntimeError: the data folder is in use, or a text cannot be encoded; the collection stays as it was.
         ValueError: there is no such collection or no usable model.
     """
     library = Library(settings.data_dir)
@@ -59,7 +59,13 @@ def _copy(old: Collection, new: Collection, indexer: Indexer) -> None:
             entries = [Entry(id=document.id, text=document.text, metadata=document.metadata) for document in page]
             indexed = indexer.finish(new, indexer.begin(entries, is_limited=False))
             for refused in indexed.refused:
+                if refused.reason == CANNOT_ENCODE:  # perhaps only at present, as where memory ran out
+                    raise RuntimeError(
+                        f"document {refused.id!r} cannot be encoded, the log has the reason; the collection stays as it was"
+                    )
                 log.warning("document %r is left out: %s", refused.id, refused.reason)
             new.maintain()
             bar.update(len(page))
             after = page[-1].id
+        for job, record in view.all_progress():  # or an interrupted import would begin anew, over what is newer than it
+            new.record_progress(job, record)

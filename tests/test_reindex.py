@@ -2,22 +2,38 @@
 
 import json
 import shutil
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from conftest import write_bert
-from models.encoder import Encoder
+from models.encoder import Encoder, EncoderNetwork, TorchForward
+from models.encoder_folder import read_encoder_folder
 from service.document_rules import Entry
 from service.documents import Document
 from service.errors import Conflict
+from service.jobs import Progress
 from service.library import Library
 from service.reindex import reindex
 from service.runtime import Runtime
 from service.settings import Settings
 
+PATIENCE_S = 60.0
 TEXTS = {f"d{i:03}": text for i, text in enumerate(["花呗怎么还款", "信用卡如何提额度", "选课成绩查询", "退货"] * 8)}
+
+
+class ShortOfMemory(TorchForward):
+    """The real network, which has no room for longer texts."""
+
+    def __call__(
+        self, ids: NDArray[np.int64], mask: NDArray[np.int64]
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        if ids.shape[1] > 8:
+            raise MemoryError
+        return super().__call__(ids, mask)
 
 
 @pytest.fixture(name="other_settings")
@@ -100,6 +116,56 @@ def test_an_encoder_that_fails_leaves_the_collection_as_it_was(settings: Setting
     assert len(contents(library)) == len(TEXTS)
     assert library.names() == ["faq", "untouched"]
     library.close()
+
+
+def test_a_text_that_cannot_be_encoded_leaves_the_collection_as_it_was(
+    settings: Settings, other_settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Memory that runs out loses no document: nothing is replaced, and the same command succeeds later."""
+    fill(settings)
+    network = EncoderNetwork(read_encoder_folder(other_settings.model, "mean"))
+    encoder = Encoder(other_settings.model, "cpu", "mean", ShortOfMemory(network, "cpu"))
+    with monkeypatch.context() as short_of_memory:
+        short_of_memory.setattr("service.reindex.load_encoder", lambda settings: encoder)
+        with pytest.raises(RuntimeError, match="stays as it was"):
+            reindex(other_settings, "faq")
+    library = Library(settings.data_dir)
+    assert [document.id for document in contents(library)] == list(TEXTS)
+    library.get("faq").check_model(Encoder(settings.model, "cpu").fingerprint)
+    library.close()
+    reindex(other_settings, "faq")
+    library = Library(settings.data_dir)
+    assert [document.id for document in contents(library)] == list(TEXTS)
+    library.close()
+
+
+def test_an_interrupted_import_goes_on_where_it_was(settings: Settings, other_settings: Settings) -> None:
+    """After a reindex the import neither overwrites what was written since nor revives what was deleted since."""
+    lines = [json.dumps({"id": id, "text": text}) for id, text in TEXTS.items()]
+    runtime = Runtime(settings)
+    collection, _ = runtime.create_collection("faq")
+    runtime.jobs._stopping.set()  # the process ends when three lines are written
+    id, spool = runtime.jobs.new_spool()
+    spool.write_text("\n".join(lines))
+    runtime.jobs.submit(id, "import", "faq", {"format": "jsonl", "compression": None, "name": id})
+    first = [Entry(id=f"d{i:03}", text=TEXTS[f"d{i:03}"], metadata={}) for i in range(3)]
+    record = Progress(position=3, done=3).record()
+    runtime.indexer.finish(collection, runtime.indexer.begin(first, is_limited=False), id, lambda _: record)
+    newer = [Entry(id="d001", text="借呗", metadata={})]
+    runtime.indexer.finish(collection, runtime.indexer.begin(newer, is_limited=False))
+    collection.delete(["d002"])
+    runtime.close()
+    reindex(other_settings, "faq")
+    runtime = Runtime(other_settings)
+    job = runtime.jobs.get(id)
+    give_up_at = time.monotonic() + PATIENCE_S
+    while job.state == "running":
+        assert time.monotonic() < give_up_at, job.status()
+        time.sleep(0.01)
+    assert (job.state, job.progress.done) == ("done", len(TEXTS))
+    found = {document.id: document.text for document in contents(runtime.library)}
+    assert found == {id: text for id, text in TEXTS.items() if id != "d002"} | {"d001": "借呗"}
+    runtime.close()
 
 
 def test_what_cannot_be_reindexed_is_said(settings: Settings, runtime: Runtime) -> None:
