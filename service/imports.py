@@ -47,7 +47,12 @@ def import_documents(library: Library, indexer: Indexer, limits: Limits, job: Jo
     job.check()
     format, compression, name = job.options["format"], job.options["compression"], job.options["name"]
     with read_documents(job.spool, format, compression, job.progress.position, limits) as reader:
-        import_lines(collection, indexer, reader, name, job)
+        try:
+            import_lines(collection, indexer, reader, name, job)
+        except NotReady as error:
+            if indexer.is_beyond_repair:
+                raise Postponed("the encoder hangs: the service must be started again") from error
+            raise
 
 
 def import_lines(collection: Collection, indexer: Indexer, reader: DocumentReader, name: str, job: Job) -> None:

@@ -53,6 +53,11 @@ class Indexer:
         self._codec = codec
         self.fingerprint = queue.encoder.fingerprint
 
+    @property
+    def is_beyond_repair(self) -> bool:
+        """Whether the encoder hangs and only a new process can help."""
+        return self._queue.is_beyond_repair
+
     def begin(self, entries: Sequence[Entry], is_limited: bool) -> Batch:
         """Tokenize documents and queue them for encoding; of entries with the same id the last that has a token counts.
 

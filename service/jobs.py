@@ -5,6 +5,7 @@ itself, in the same transaction as its results; a job that the process did not f
 there. Jobs run in a few threads, in the order in which they came.
 """
 
+import errno
 import logging
 import sqlite3
 import threading
@@ -192,22 +193,20 @@ class JobRunner:
         return id, self.folder / f"{id}.body"
 
     def submit(self, id: str, kind: str, target: str, options: dict[str, Any]) -> Job:
-        """Make a job durable and queue it; its spool file must be durable already."""
+        """Make a job durable and queue it; its spool file must be durable already, and is removed where this fails."""
         job = self._make(id, kind, target, options)
-        with self._lock:
-            self._database.execute(
-                "INSERT INTO jobs (id, kind, target, options, state, progress) VALUES (?, ?, ?, ?, ?, ?)",
-                (
-                    id,
-                    kind,
-                    target,
-                    orjson.dumps(options).decode(),
-                    job.state,
-                    orjson.dumps(job.progress.record()).decode(),
-                ),
-            )
-            self._jobs[id] = job
-            self._forget_old()
+        record = orjson.dumps(job.progress.record()).decode()
+        values = (id, kind, target, orjson.dumps(options).decode(), job.state, record)
+        try:
+            with self._lock:
+                self._forget_old()
+                self._database.execute(
+                    "INSERT INTO jobs (id, kind, target, options, state, progress) VALUES (?, ?, ?, ?, ?, ?)", values
+                )
+                self._jobs[id] = job
+        except BaseException:
+            job.spool.unlink(missing_ok=True)
+            raise
         self._pool.submit(self._run, job)
         return job
 
@@ -266,10 +265,7 @@ class JobRunner:
         except Stopped:
             return
         except Postponed as reason:
-            log.warning("job %s is taken up at the next start: %s", job.id, reason)
-            job.postpone(str(reason))
-            if job.is_cancelled:
-                self._end(job, "cancelled")
+            self._postpone(job, str(reason))
         except Cancelled:
             self._end(job, "cancelled")
         except ServiceError as error:
@@ -277,19 +273,31 @@ class JobRunner:
                 self._end(job, "cancelled")
             else:
                 self._end(job, "failed", error.sentence)
-        except Exception:
+        except Exception as error:
+            if _is_disk_full(error):
+                self._postpone(job, "the disk is full: make room and start the service again")
+                return
             log.exception("job %s failed", job.id)
             self._end(job, "failed", "the job failed by a fault of the service; its log has the reason")
         else:
             job.fraction = 1.0
             self._end(job, "done")
 
+    def _postpone(self, job: Job, reason: str) -> None:
+        log.warning("job %s is taken up at the next start: %s", job.id, reason)
+        job.postpone(reason)
+        if job.is_cancelled:
+            self._end(job, "cancelled")
+
     def _end(self, job: Job, state: State, error: str | None = None) -> None:
-        with self._lock:
-            self._database.execute(
-                "UPDATE jobs SET state = ?, error = ?, progress = ? WHERE id = ?",
-                (state, error, orjson.dumps(job.progress.record()).decode(), job.id),
-            )
+        values = (state, error, orjson.dumps(job.progress.record()).decode(), job.id)
+        try:
+            with self._lock:
+                self._database.execute("UPDATE jobs SET state = ?, error = ?, progress = ? WHERE id = ?", values)
+        except sqlite3.Error:  # the next start, or who cancels it then, ends it
+            log.exception("the end of job %s could not be recorded", job.id)
+            job.postpone("its end could not be recorded; it is taken up at the next start")
+            return
         job.spool.unlink(missing_ok=True)
         job.end(state, error)
         if job.when_recorded is not None:
@@ -302,3 +310,9 @@ class JobRunner:
         for id in ended[: max(0, len(ended) - KEPT_JOBS)]:
             self._database.execute("DELETE FROM jobs WHERE id = ?", (id,))
             del self._jobs[id]
+
+
+def _is_disk_full(error: Exception) -> bool:
+    if isinstance(error, sqlite3.Error):
+        return getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL
+    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)

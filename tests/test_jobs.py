@@ -14,19 +14,22 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import pytest
 import zstandard
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 from conftest import CHARACTERS
-from models.encoder import Encoder
+from models.encoder import Encoder, EncoderNetwork, TorchForward
+from models.encoder_folder import read_encoder_folder
 from models.token_codec import token_codec
 from service import imports, jobs
-from service.batching import EncodeQueue
+from service.batching import MOST_STUCK, EncodeQueue
 from service.collections import Collection
 from service.document_rules import Limits
-from service.errors import NotFound
+from service.errors import NotFound, NotReady
 from service.imports import import_documents
 from service.indexing import Indexer
 from service.jobs import MAX_ERRORS, Job, JobRunner
@@ -84,11 +87,11 @@ class Site(NamedTuple):
             return view.rows().tolist()
 
 
-def open_site(encoder: Encoder, folder: Path) -> Site:
+def open_site(encoder: Encoder, folder: Path, max_forward_s: float = 120.0) -> Site:
     library = Library(folder)
     codec = token_codec(encoder)
     library.create("faq", encoder.fingerprint, encoder.dim, codec.name)
-    queue = EncodeQueue(encoder, 512, 100, 10_000)
+    queue = EncodeQueue(encoder, 512, 100, 10_000, max_forward_s=max_forward_s)
     return Site(library, queue, Indexer(queue, codec), folder / "jobs")
 
 
@@ -486,6 +489,115 @@ def test_a_job_that_waits_can_be_cancelled(site: Site) -> None:
     job = wait(site.submit(runner, many(5)), lambda job: job.is_postponed)
     assert runner.cancel(job.id).state == "cancelled"
     assert not job.spool.exists()
+    runner.close()
+
+
+class HangingForward(TorchForward):
+    """The real network, whose door may be shut."""
+
+    door: threading.Event
+
+    def __call__(
+        self, ids: NDArray[np.int64], mask: NDArray[np.int64]
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        self.door.wait(PATIENCE_S)
+        return super().__call__(ids, mask)
+
+
+def test_an_import_waits_where_the_encoder_hangs_for_good(model_folder: Path, tmp_path: Path) -> None:
+    """Only a new process can help, and that one takes the import up: its body is kept."""
+    forward = HangingForward(EncoderNetwork(read_encoder_folder(model_folder, None)), "cpu")
+    forward.door = threading.Event()
+    site = open_site(Encoder(model_folder, "cpu", forward=forward), tmp_path, max_forward_s=0.1)
+    for text in site.queue.encoder.tokenize(["花呗"] * MOST_STUCK):
+        with pytest.raises(NotReady):
+            site.queue.submit([text], "interactive").result(PATIENCE_S)
+    assert site.queue.is_beyond_repair
+    runner = site.start()
+    job = wait(site.submit(runner, many(100)), lambda job: job.state != "running" or job.is_postponed)
+    assert (job.state, job.error) == ("running", "the encoder hangs: the service must be started again")
+    assert job.spool.exists()
+    runner.close()
+    forward.door.set()
+    site.queue.close()
+    site.library.close()
+    site = open_site(Encoder(model_folder, "cpu"), tmp_path)
+    runner = site.start()
+    assert wait(runner.get(job.id)).state == "done"
+    assert len(site.documents()) == 100
+    runner.close()
+    site.queue.close()
+    site.library.close()
+
+
+def fill_up(database: sqlite3.Connection) -> None:
+    """Let a database have no more pages than it has, which SQLite takes for a full disk."""
+    (pages,) = database.execute("PRAGMA page_count").fetchone()
+    database.execute(f"PRAGMA max_page_count={pages}")
+
+
+def make_room(database: sqlite3.Connection) -> None:
+    """Let a database grow again."""
+    database.execute("PRAGMA max_page_count=1000000")
+
+
+def test_an_import_waits_where_the_disk_is_full(site: Site, small_windows: None) -> None:
+    """What was written stays, the body is kept, and the next start goes on from there."""
+    runner = site.start()
+    fill_up(site.collection.store._writer)
+    job = wait(site.submit(runner, many(900)), lambda job: job.state != "running" or job.is_postponed)
+    assert job.state == "running"
+    assert job.error is not None
+    assert "the disk is full" in job.error
+    assert job.spool.exists()
+    runner.close()
+    make_room(site.collection.store._writer)
+    runner = site.start()
+    assert wait(runner.get(job.id)).state == "done"
+    assert len(site.documents()) == 900
+    runner.close()
+
+
+@pytest.mark.parametrize("way_out", ["cancel", "restart"])
+def test_a_job_whose_end_cannot_be_recorded_says_so(tmp_path: Path, way_out: str) -> None:
+    """Where there is no room for its end nothing is forgotten: it can be cancelled later, or the next start takes it up."""
+
+    def work(job: Job) -> None:
+        for line in range(MAX_ERRORS):
+            job.progress.reject(line, "x" * 1_000)
+
+    runner = JobRunner(tmp_path, {"work": lambda job: (is_full.wait(PATIENCE_S), work(job))[1]})
+    is_full = threading.Event()
+    id, spool = runner.new_spool()
+    spool.write_bytes(b"body")
+    job = runner.submit(id, "work", "c", {})
+    fill_up(runner._database)
+    is_full.set()
+    wait(job, lambda job: job.is_postponed)
+    status = job.status()
+    assert (status["state"], "could not be recorded" in status["error"]) == ("running", True)
+    assert spool.exists()
+    make_room(runner._database)
+    if way_out == "cancel":
+        assert runner.cancel(id).state == "cancelled"
+    runner.close()
+    runner = JobRunner(tmp_path, {"work": work})
+    assert wait(runner.get(id)).state == ("cancelled" if way_out == "cancel" else "done")
+    assert not spool.exists()
+    runner.close()
+
+
+def test_the_body_of_a_job_that_cannot_be_recorded_is_removed(tmp_path: Path) -> None:
+    """Where there is no room for the job, its body gives back the room that it has."""
+    runner = JobRunner(tmp_path, {"work": lambda job: None})
+    id, spool = runner.new_spool()
+    spool.write_bytes(b"body")
+    fill_up(runner._database)
+    with pytest.raises(sqlite3.OperationalError, match="full"):
+        runner.submit(id, "work", "c", {"name": "x" * 100_000})
+    assert not spool.exists()
+    with pytest.raises(NotFound):
+        runner.get(id)
     runner.close()
 
 
