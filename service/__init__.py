@@ -8,7 +8,7 @@
 | `collections`, `locks` | a store and its indexes in step |
 | `batching`, `indexing`, `search` | many small calls -> few forwards; documents in; answers out |
 | `ranking`, `token_lists`, `alignment` | transport over a pool or a whole collection, whose token ids are in memory; why |
-| `corpus_files`, `document_rules`, `numbered_lines`, `imports`, `jobs` | files of any length in |
+| `corpus_files`, `parquet_values`, `document_rules`, `numbered_lines`, `imports`, `jobs` | files of any length in |
 | `runtime`, `app`, `routes`, `cli`, `reindex` | wiring, HTTP, commands |
 """
 

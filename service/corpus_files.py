@@ -18,15 +18,12 @@ data frame).
 """
 
 import csv
-import datetime
-import decimal
 import io
-import math
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import Any, BinaryIO, NamedTuple
+from typing import BinaryIO, NamedTuple
 
 import orjson
 import pyarrow
@@ -36,6 +33,7 @@ from service.document_rules import DEFAULT_LIMITS, Entry, Limits, check_document
 from service.file_formats import Format
 from service.long_integers import wrong_integer
 from service.numbered_lines import Compression, Row, first_line, numbered_rows, unpacked, wrong_utf8
+from service.parquet_values import plain_records
 
 _MAX_RECORD_LINES = 1_000  # of a csv record: how much an unclosed quote makes us read twice
 _PARQUET_ROWS = 256
@@ -71,21 +69,30 @@ def read_documents(
     compression: Compression | None = None,
     skip: int = 0,
     limits: Limits = DEFAULT_LIMITS,
+    check: Callable[[], None] = lambda: None,
 ) -> "DocumentReader":
     """Read a file, or a binary stream from where it stands, without the first ``skip`` lines.
+
+    ``check`` is called now and then, also while lines are skipped or blank, and may raise to stop the reading.
 
     Raises:
         OSError: the file cannot be opened.
         ValueError: parquet inside another compression, or from a stream that cannot seek.
     """
-    return DocumentReader(source, format, compression, skip, limits)
+    return DocumentReader(source, format, compression, skip, limits, check)
 
 
 class DocumentReader(Iterator[Line]):
     """Iterates over the lines of one file; a file that it opened is closed at the end, by `close`, or by ``with``."""
 
     def __init__(
-        self, source: str | Path | BinaryIO, format: Format, compression: Compression | None, skip: int, limits: Limits
+        self,
+        source: str | Path | BinaryIO,
+        format: Format,
+        compression: Compression | None,
+        skip: int,
+        limits: Limits,
+        check: Callable[[], None],
     ) -> None:
         """Open the file; see `read_documents`."""
         if format == "parquet" and compression is not None:
@@ -93,6 +100,7 @@ class DocumentReader(Iterator[Line]):
         self._is_owner = isinstance(source, str | Path)
         self._raw = open(source, "rb") if isinstance(source, str | Path) else source  # noqa: SIM115 (closed by `close`)
         self._fraction, self._size = 0.0, 0
+        self._check = check
         if self._raw.seekable():
             start = self._raw.tell()
             self._size = self._raw.seek(0, io.SEEK_END)
@@ -138,6 +146,7 @@ class DocumentReader(Iterator[Line]):
 
     def _measured(self, blocks: Iterable[bytes]) -> Iterator[bytes]:
         for block in blocks:
+            self._check()
             if self._size:
                 self._fraction = min(1.0, self._raw.tell() / self._size)
             yield block
@@ -155,7 +164,8 @@ class DocumentReader(Iterator[Line]):
                         number += size
                         continue
                     for batch in file.iter_batches(batch_size=_PARQUET_ROWS, row_groups=[group]):
-                        for record, reason in _records(batch):
+                        self._check()
+                        for record, reason in plain_records(batch):
                             number += 1
                             self._fraction = number / file.metadata.num_rows
                             checked = (None, reason) if reason else from_record(record, limits)
@@ -275,35 +285,3 @@ _LINES_OF: dict[str, Callable[[Iterator[Row], Limits], Lines]] = {
 def _line(number: int, checked: tuple[Entry | None, str | None], content: bytes) -> Line:
     document, reason = checked
     return Line(number, document, reason, content[:_HEAD_BYTES].decode("utf-8", "replace") if reason else "")
-
-
-def _records(batch: Any) -> Iterator[tuple[dict[str, Any], str | None]]:
-    """Yield the rows of a pyarrow batch, or why one cannot be had as Python values."""
-    try:
-        records = batch.to_pylist()
-    except ValueError as error:  # not UTF-8, or a time that has no Python equal
-        if batch.num_rows == 1:
-            yield {}, f"a value cannot be read: {first_line(error)}"
-            return
-        for row in range(batch.num_rows):
-            yield from _records(batch.slice(row, 1))
-        return
-    for record in records:
-        yield {name: _plain(value) for name, value in record.items() if name and not _is_missing(value)}, None
-
-
-def _is_missing(value: Any) -> bool:
-    return value is None or (isinstance(value, float) and math.isnan(value))
-
-
-def _plain(value: Any) -> Any:
-    """Turn what parquet has and JSON has not into strings."""
-    if isinstance(value, datetime.date | datetime.time):
-        return value.isoformat()
-    if isinstance(value, decimal.Decimal):
-        return str(value)
-    if isinstance(value, list):
-        return [_plain(item) for item in value]
-    if isinstance(value, dict):
-        return {name: _plain(item) for name, item in value.items() if not _is_missing(item)}
-    return value

@@ -28,7 +28,7 @@ def import_triples(graphs: GraphLibrary, limits: TripleLimits, job: Job) -> None
     builder = graph.builder(job.check)
     progress = job.progress
     try:
-        with TripleReader(job.spool, job.options["compression"], limits) as reader:
+        with TripleReader(job.spool, job.options["compression"], limits, job.check) as reader:
             for block in reader:
                 builder.add_block(block)
                 for reject in block.rejects:

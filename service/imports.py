@@ -46,7 +46,7 @@ def import_documents(library: Library, indexer: Indexer, limits: Limits, job: Jo
     job.begin()
     job.check()
     format, compression, name = job.options["format"], job.options["compression"], job.options["name"]
-    with read_documents(job.spool, format, compression, job.progress.position, limits) as reader:
+    with read_documents(job.spool, format, compression, job.progress.position, limits, job.check) as reader:
         try:
             import_lines(collection, indexer, reader, name, job)
         except NotReady as error:

@@ -54,8 +54,9 @@ def _unpacked_zstd(raw: BinaryIO) -> Iterator[bytes]:
     while packed := raw.read(_ZSTD_STEP_BYTES):
         while packed:
             frame = frame or unpacker.decompressobj()
-            if block := frame.decompress(packed):
-                yield block
+            block = frame.decompress(packed)
+            for start in range(0, len(block), _BLOCK_BYTES):  # of a large block, every line would be an object at once
+                yield block[start : start + _BLOCK_BYTES]
             packed = frame.unused_data
             if frame.eof:
                 frame = None

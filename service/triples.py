@@ -7,7 +7,7 @@ its number.
 """
 
 import codecs
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple
@@ -20,6 +20,9 @@ from service.numbered_lines import DAMAGE, Compression, first_line, unpacked, wr
 
 BLOCK_BYTES = 1 << 24
 MAX_LINE_BYTES = 1 << 20
+MAX_BLOCK_LINES = 1 << 20
+PORTION_BYTES = 1 << 20
+"""What is read at once of a block with more lines than ``MAX_BLOCK_LINES``: reading takes many times the bytes of short lines."""
 _HEAD_CHARS = 200
 _TAB, _NEWLINE, _RETURN, _SPACE = 9, 10, 13, 32
 
@@ -116,9 +119,13 @@ class TripleReader(Iterator[TripleBlock]):
     """Iterates over the blocks of a file; closed by `with`."""
 
     def __init__(
-        self, path: Path, compression: Compression | None = None, limits: TripleLimits = DEFAULT_LIMITS
+        self,
+        path: Path,
+        compression: Compression | None = None,
+        limits: TripleLimits = DEFAULT_LIMITS,
+        check: Callable[[], None] = lambda: None,
     ) -> None:
-        """Open the file.
+        """Open the file; ``check`` is called now and then and may raise to stop the reading.
 
         Raises:
             OSError: it cannot be opened.
@@ -126,7 +133,7 @@ class TripleReader(Iterator[TripleBlock]):
         self._raw = open(path, "rb")  # noqa: SIM115 (closed by `with`)
         self._size = path.stat().st_size
         self._limits = limits
-        self._texts = _line_blocks(unpacked(self._raw, compression))
+        self._texts = _portions(_line_blocks(_checked(unpacked(self._raw, compression), check)))
         self._line = 0
 
     def __enter__(self) -> "TripleReader":
@@ -255,6 +262,25 @@ def _wrong_line(line: bytes, limits: TripleLimits) -> str | None:
     if len(cells) < 3:
         return f"the line has {len(cells)} of the three columns subject, predicate, object, which tabs set apart"
     return make_triple(cells[:3], limits)[1]
+
+
+def _checked(blocks: Iterable[bytes], check: Callable[[], None]) -> Iterator[bytes]:
+    for block in blocks:
+        check()
+        yield block
+
+
+def _portions(texts: Iterable[bytes | str]) -> Iterator[bytes | str]:
+    """Cut a block of very many lines into smaller ones."""
+    for text in texts:
+        if isinstance(text, str) or text.count(b"\n") <= MAX_BLOCK_LINES:
+            yield text
+            continue
+        start = 0
+        while start < len(text):
+            end = text.rfind(b"\n", start, start + PORTION_BYTES) + 1 or text.index(b"\n", start) + 1
+            yield text[start:end]
+            start = end
 
 
 def _line_blocks(blocks: Iterator[bytes]) -> Iterator[bytes | str]:

@@ -423,6 +423,17 @@ def test_wrong_parquet_rows_fail_alone() -> None:
     assert "not a list" in error(lines, 1)
 
 
+def test_times_beyond_all_calendars_fail_alone() -> None:
+    """A date or a duration that Python cannot say is an error of its row."""
+    for far in (pa.array([1, 2**31 - 1, None], pa.date32()), pa.array([None, 2**62, None], pa.duration("s"))):
+        file = io.BytesIO()
+        pq.write_table(pa.table({"text": ["a", "b", "c"], "far": far}), file)
+        lines = read(file.getvalue(), "parquet")
+
+        assert texts(lines) == ["a", None, "c"]
+        assert "a value cannot be read" in error(lines, 2)
+
+
 def test_parquet_that_cannot_be_read() -> None:
     """A file that is cut, has no column text, or is packed once more is refused with a reason."""
     file = io.BytesIO()
@@ -516,6 +527,43 @@ def test_memory_is_constant(format: Format, block: bytes, lines: int) -> None:
 
     assert count == lines
     assert peak < 16 << 20
+
+
+def test_a_packed_bomb_of_short_lines_is_read_in_constant_memory() -> None:
+    """A kilobyte of zstd that unpacks to millions of lines does not make them all at once."""
+    packed = zstandard.ZstdCompressor(level=19).compress(b"ab\n" * (10 << 20))
+    tracemalloc.start()
+    try:
+        with read_documents(io.BytesIO(packed), "txt", "zst") as reader:
+            assert next(reader).number == 1
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+    assert len(packed) < 4_096
+    assert peak < 80 << 20
+
+
+class _LeftError(Exception):
+    pass
+
+
+@pytest.mark.parametrize("format", ["jsonl", "csv", "tsv", "txt", "parquet"])
+def test_reading_can_be_stopped_where_no_line_comes(format: Format) -> None:
+    """What is asked now and then is asked also while lines are blank, or known and skipped."""
+    content, skip = b"\n" * (1 << 20), 0
+    if format == "parquet":
+        file, skip = io.BytesIO(), 2_000
+        pq.write_table(pa.table({"text": ["a"] * (skip + 1)}), file)
+        content = file.getvalue()
+    calls = iter(range(3))
+
+    def check() -> None:
+        if next(calls) == 2:
+            raise _LeftError
+
+    with pytest.raises(_LeftError):
+        list(read_documents(io.BytesIO(content), format, None, skip, check=check))
 
 
 def test_a_packed_bomb_is_read_in_constant_memory() -> None:

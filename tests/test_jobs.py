@@ -5,11 +5,13 @@ import gzip
 import itertools
 import json
 import lzma
+import os
 import sqlite3
 import threading
 import time
 import weakref
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -311,6 +313,35 @@ def test_a_cancelled_job_does_not_come_back_after_a_power_failure(site: Site, sm
     again.close()
     with pytest.raises(NotFound):
         runner.cancel("none")
+
+
+def test_a_job_is_cancelled_while_it_reads_blank_lines(site: Site) -> None:
+    """A body that goes on for ever without a document does not keep its job from noticing."""
+    runner = site.start()
+    id, spool = runner.new_spool()
+    os.mkfifo(spool)
+    is_read, is_over = threading.Event(), threading.Event()
+
+    def write() -> None:
+        with suppress(BrokenPipeError), spool.open("wb", buffering=0) as pipe:
+            for blocks in itertools.count():
+                pipe.write(b"\n" * 4_096)
+                if blocks == 256:  # more than a pipe holds
+                    is_read.set()
+                if is_over.is_set():
+                    return
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    try:
+        job = runner.submit(id, "import", "faq", {"format": "txt", "compression": None, "name": "body"})
+        assert is_read.wait(PATIENCE_S)
+        runner.cancel(id)
+        assert wait(job).state == "cancelled"
+    finally:
+        is_over.set()
+        writer.join()
+    runner.close()
 
 
 def test_a_resumed_job_that_is_cancelled_at_once_keeps_its_count(site: Site, small_windows: None) -> None:

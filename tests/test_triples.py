@@ -2,6 +2,7 @@
 
 import gzip
 import lzma
+import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -165,6 +166,48 @@ def test_damage_is_reported_and_what_was_read_before_it_is_kept(
     assert triples == [Triple("甲", "", "乙", "丙"), *TRIPLES]
     assert (rejects[0].line, "longer than 100 bytes" in rejects[0].reason) == (2, True)
     assert last == 8
+
+
+@pytest.mark.parametrize("line", [b"\n", b"a\tb\tc\n"])
+def test_a_packed_bomb_of_short_lines_is_read_in_constant_memory(tmp_path: Path, line: bytes) -> None:
+    """Tens of millions of short lines are read a few hundred thousand at a time."""
+    count = (32 << 20) // len(line)
+    (tmp_path / "bomb").write_bytes(zstandard.ZstdCompressor().compress(line * count))
+    last = 0
+    tracemalloc.start()
+    try:
+        with TripleReader(tmp_path / "bomb", "zst") as reader:
+            for block in reader:
+                last = block.last_line
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert last == count
+    assert peak < 200 << 20
+
+
+def test_a_block_of_many_lines_is_cut_between_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Wherever it is cut, triples, rejects and numbers are the same."""
+    monkeypatch.setattr(service.triples, "MAX_BLOCK_LINES", 1)
+    (tmp_path / "file").write_bytes(LINES.encode())
+    expected = [2, 5]
+    for size in range(1, len(LINES.encode()) + 1):
+        monkeypatch.setattr(service.triples, "PORTION_BYTES", size)
+        triples, rejects, last = read(tmp_path / "file")
+        assert (triples, [reject.line for reject in rejects], last) == (TRIPLES, expected, 6)
+
+
+def test_reading_can_be_stopped_inside_a_line_without_end(tmp_path: Path) -> None:
+    """What is asked now and then is asked also where no block comes."""
+    (tmp_path / "long").write_bytes(b"x" * (1 << 20))
+    calls = iter(range(3))
+
+    def check() -> None:
+        if next(calls) == 2:
+            raise KeyboardInterrupt
+
+    with TripleReader(tmp_path / "long", check=check) as reader, pytest.raises(KeyboardInterrupt):
+        next(reader)
 
 
 def test_an_empty_file_has_no_triples(tmp_path: Path) -> None:
