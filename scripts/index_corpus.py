@@ -31,6 +31,8 @@ from tqdm import tqdm
 from scripts.index_targets import Answer, LocalCollection, RemoteCollection, Stopped, Target
 from service.corpus_files import Line, id_of_line, read_documents
 from service.document_rules import Entry
+from service.documents import STORE_ERROR
+from service.errors import ServiceError
 from service.file_formats import Format, guess_format
 from service.library import NAME
 from service.numbered_lines import Compression
@@ -230,7 +232,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         max_lines = options.batch_size or (REMOTE_BATCH_LINES if options.url else LOCAL_BATCH_LINES)
         index_pieces(read_pieces(options.sources, first, max_lines), target, journal)
         journal.end()
-    except (Stopped, OSError, ValueError, KeyboardInterrupt) as error:
+    except (Stopped, ServiceError, STORE_ERROR, OSError, ValueError, KeyboardInterrupt) as error:
         print(f"index_corpus: {str(error) or 'interrupted'}", file=sys.stderr)
         if journal is not None:
             last = journal.position

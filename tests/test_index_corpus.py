@@ -5,6 +5,7 @@ import gzip
 import json
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import threading
@@ -152,6 +153,33 @@ def test_a_killed_run_is_resumed(tmp_path: Path, settings: Settings, capsys: pyt
     }
     assert [line["line"] for line in rejected(file)] == list(range(8, 4_001, 50))
     assert not position.exists()
+
+
+@contextlib.contextmanager
+def database(data_dir: Path, name: str) -> Iterator[sqlite3.Connection]:
+    """The store of a collection that nobody has open."""
+    with contextlib.closing(sqlite3.connect(data_dir / "collections" / name / "documents.db")) as opened, opened:
+        yield opened
+
+
+def test_a_store_that_takes_nothing_more_stops_the_run(
+    tmp_path: Path, settings: Settings, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What SQLite says is shown with how far the run is, and it goes on when there is room again."""
+    assert main([str(write_lines(tmp_path / "first.jsonl", 1)), "--collection", "law"]) == 0
+    with database(settings.data_dir, "law") as store:
+        no_room = "BEGIN SELECT RAISE(ABORT, 'there is no room'); END"
+        store.execute(f"CREATE TRIGGER full BEFORE INSERT ON documents WHEN NEW.id = 'd25' {no_room}")
+    command = [str(write_lines(tmp_path / "corpus.jsonl", 50)), "--collection", "law", "--batch-size", "10", "--resume"]
+    assert main(command) == 1
+    told = capsys.readouterr().err
+    assert "index_corpus: there is no room" in told
+    assert "done up to corpus.jsonl line 20; the same command with --resume goes on there" in told
+
+    with database(settings.data_dir, "law") as store:
+        store.execute("DROP TRIGGER full")
+    assert main(command) == 0
+    assert len(stored(settings.data_dir, "law")) == 50
 
 
 def test_a_file_that_cannot_be_used(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
