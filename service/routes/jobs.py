@@ -2,8 +2,8 @@
 
 import asyncio
 import os
-from collections.abc import AsyncIterator
-from contextlib import suppress
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -61,13 +61,13 @@ async def post_import(request: Request, runtime: Ready, name: str) -> Response:
     with suppress(NotFound):  # what is wrong with one that exists is said before a long body is read
         runtime.library.get(name).check_model(runtime.encoder.fingerprint)
     id, spool = await spooled_body(request, runtime)
-    compression = compression_of(spool)
-    if format == "parquet" and compression is not None:
-        spool.unlink()
-        raise InvalidRequest(f"parquet is compressed inside: unpack the .{compression} first")
-    # Not `in_pool`: looking whether the caller is there would read, and lose, what the caller sends.
-    collection, _ = await asyncio.wrap_future(runtime.write_pool.submit(runtime.create_collection, name))
-    collection.check_model(runtime.encoder.fingerprint)
+    with removed_where_refused(spool):
+        compression = compression_of(spool)
+        if format == "parquet" and compression is not None:
+            raise InvalidRequest(f"parquet is compressed inside: unpack the .{compression} first")
+        # Not `in_pool`: looking whether the caller is there would read, and lose, what the caller sends.
+        collection, _ = await asyncio.wrap_future(runtime.write_pool.submit(runtime.create_collection, name))
+        collection.check_model(runtime.encoder.fingerprint)
     options = {"format": format, "compression": compression, "name": id}
     job = await asyncio.to_thread(runtime.jobs.submit, id, "import", name, options)
     return json_response({"job": job.id}, 202)
@@ -84,16 +84,23 @@ async def spooled_body(request: Request, runtime: Runtime) -> tuple[str, Path]:
     if encoding not in _ENCODINGS:
         raise InvalidRequest(f"content encoding {encoding[:40]!r} is not read: {PACKED}")
     id, spool = runtime.jobs.new_spool()
-    try:
+    with removed_where_refused(spool):
         with spool.open("wb") as file:
             async for chunk in limited_stream(request, "max_import_bytes", runtime.settings.max_import_bytes):
                 file.write(chunk)
             await asyncio.to_thread(_make_durable, file)
         _check_packing(spool)
+    return id, spool
+
+
+@contextmanager
+def removed_where_refused(spool: Path) -> Iterator[None]:
+    """Remove a body that becomes no job."""
+    try:
+        yield
     except BaseException:
         spool.unlink(missing_ok=True)
         raise
-    return id, spool
 
 
 @router.get("/jobs/{id}", response_model=JobInfo)
