@@ -99,6 +99,9 @@ class Facts:
         self._twins = [arrays[f"twin_{part}"] for part in PARTS]
         if len(self.object_places) != self.rows:
             raise ValueError(f"{folder} is damaged: {len(self.object_places)} objects for {self.rows} rows")
+        there, written = os.fstat(self._objects).st_size, self.manifest.get("object_bytes")
+        if written is not None and there != written:  # older files do not say it
+            raise ValueError(f"{folder} is damaged: {OBJECTS} has {there} bytes, {written} were written")
 
     @property
     def tokenizer(self) -> str:

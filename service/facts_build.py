@@ -95,6 +95,7 @@ class FactsBuilder:
         """
         self._objects.flush()
         os.fsync(self._objects.fileno())
+        object_bytes = os.fstat(self._objects.fileno()).st_size
         self._objects.close()
         columns, places = self._first.followed_by(self._rest)
         names = [list(known) for known in self._names]
@@ -126,6 +127,7 @@ class FactsBuilder:
         described = {
             **manifest,
             **counts,
+            "object_bytes": object_bytes,
             "tokenizer": spelling.fingerprint,
             "order": spelling.order,
             "build_s": round(time.monotonic() - self._began_at, 3),

@@ -316,19 +316,24 @@ def test_a_damaged_graph_keeps_nobody_from_the_others(tmp_path: Path, spelling: 
     library.close()
 
 
-@pytest.mark.parametrize("damage", ["page", "manifest"])
+@pytest.mark.parametrize("damage", ["page", "manifest", "objects"])
 def test_a_graph_damaged_inside_keeps_nobody_from_the_others(tmp_path: Path, damage: str) -> None:
-    """Files that open, and of which a page or an entry cannot be read, are damaged like any other."""
+    """Files that open, and of which a page, an entry or the end cannot be read, are damaged like any other."""
     library = GraphLibrary(tmp_path, CharacterSpelling(), is_merging=False)
     for name in ("bad", "good"):
         graph, _ = library.create(name)
         graph.change([Change(False, Triple(f"花{i}", "", "还款", "长" * 50)) for i in range(200)])
+        if damage == "objects":
+            graph.merge()
     library.close()
-    (path,) = (tmp_path / "graphs" / "bad").rglob("changes.db" if damage == "page" else "manifest.json")
+    file = {"page": "changes.db", "manifest": "manifest.json", "objects": "objects.txt"}[damage]
+    (path,) = (tmp_path / "graphs" / "bad").rglob(file)
     if damage == "page":
         content = bytearray(path.read_bytes())
         content[4096:8192] = b"\xff" * 4096
         path.write_bytes(content)
+    elif damage == "objects":
+        path.write_bytes(path.read_bytes()[:-100])
     else:
         path.write_text(json.dumps({"triples": 0}))
     library = GraphLibrary(tmp_path, CharacterSpelling(), is_merging=False)

@@ -86,10 +86,8 @@ def f1(found: str, wanted: str) -> float:
 def judge(found: Sequence[str], wanted: Wanted) -> dict[str, float]:
     """Score subject, predicate and object that were found: EM and F1 of each and of all, in [0, 1]."""
     right = [wanted.subject, wanted.predicate, wanted.object]
-    pairs = [
-        (normal(a), normal(b))
-        for a, b in zip([*found, " ||| ".join(found)], [*right, " ||| ".join(right)], strict=True)
-    ]
+    whole = " ||| ".join(found) if any(found) else ""  # of no answer the marks between its parts are not right, either
+    pairs = [(normal(a), normal(b)) for a, b in zip([*found, whole], [*right, " ||| ".join(right)], strict=True)]
     scores = {f"em_{part}": float(a == b) for part, (a, b) in zip(SCORED, pairs, strict=True)}
     return scores | {f"f1_{part}": f1(a, b) for part, (a, b) in zip(SCORED, pairs, strict=True)}
 
