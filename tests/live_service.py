@@ -46,6 +46,12 @@ def killed_child(program: str, folder: Path, seed: int, life_s: float) -> list[d
     return [json.loads(line) for line in lines if line.endswith(b"\n")]
 
 
+def small_settings(data_dir: Path, model: Path, **changes: Any) -> Settings:
+    """Return settings of a service with a tiny model in torch on one core, without samples."""
+    given: dict[str, Any] = {"device": "cpu", "runtime": "torch", "sample": False, "threads": 1}
+    return Settings(data_dir=data_dir, model=model, **(given | changes))
+
+
 @contextmanager
 def client_of(settings: Settings) -> Iterator[TestClient]:
     """Open the application of these settings; faults become answers with status 500, as over a socket."""

@@ -3,7 +3,7 @@
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import Future
 from pathlib import Path
 
@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from models.encoder import Encoder, EncoderNetwork, Tokenized, TorchForward
-from models.encoder_folder import read_encoder_folder
+from hooked_forward import HookedForward
+from models.encoder import Encoder, Tokenized
 from service.admission import Room
 from service.batching import EncodeQueue
 from service.encoder_thread import EncoderThread
@@ -22,22 +22,6 @@ from service.metrics import Metrics
 from service.submissions import Piece
 
 PATIENCE_S = 30.0
-
-
-class HookedForward:
-    """The real network, before which a test does what it likes."""
-
-    concurrency = 2
-
-    def __init__(self, folder: Path) -> None:
-        self._network = TorchForward(EncoderNetwork(read_encoder_folder(folder, None)), "cpu")
-        self.before: Callable[[NDArray[np.int64]], None] = lambda _: None
-
-    def __call__(
-        self, ids: NDArray[np.int64], mask: NDArray[np.int64]
-    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        self.before(ids)
-        return self._network(ids, mask)
 
 
 @pytest.fixture(name="forward", scope="module")

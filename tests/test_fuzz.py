@@ -15,7 +15,7 @@ from schemathesis.specs.openapi.checks import (
     status_code_conformance,
 )
 
-from live_service import address_of
+from live_service import address_of, small_settings
 from service.app import create_app
 from service.settings import Settings
 
@@ -39,14 +39,10 @@ def as_sent(_: schemathesis.SerializationContext, value: object) -> bytes:
 @pytest.fixture(scope="module", name="url")
 def _url(tmp_path_factory: pytest.TempPathFactory, model_folder: Path, generator_folder: Path) -> Iterator[str]:
     """A running service with a few documents; after everything it must still be ready."""
-    given = Settings(
-        data_dir=tmp_path_factory.mktemp("fuzz") / "data",
-        model=model_folder,
+    given = small_settings(
+        tmp_path_factory.mktemp("fuzz") / "data",
+        model_folder,
         lookup_model=generator_folder,
-        device="cpu",
-        runtime="torch",
-        sample=False,
-        threads=1,
     )
     documents = [{"id": str(i), "text": text, "metadata": {"n": i}} for i, text in enumerate(["花呗", "退货", "选课"])]
     with address_of(given) as url:

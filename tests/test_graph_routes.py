@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from starlette.testclient import TestClient
 
-from live_service import client_of, finished_job
+from live_service import client_of, finished_job, small_settings
 from service.settings import Settings
 
 TRIPLES = [
@@ -25,14 +25,10 @@ def _client(
     tmp_path_factory: pytest.TempPathFactory, model_folder: Path, generator_folder: Path
 ) -> Iterator[TestClient]:
     """A service with a tiny lookup model and small limits."""
-    settings = Settings(
-        data_dir=tmp_path_factory.mktemp("graphs") / "data",
-        model=model_folder,
+    settings = small_settings(
+        tmp_path_factory.mktemp("graphs") / "data",
+        model_folder,
         lookup_model=generator_folder,
-        device="cpu",
-        runtime="torch",
-        sample=False,
-        threads=1,
         max_name_chars=20,
         max_documents=6,
         max_queries=5,

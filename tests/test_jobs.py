@@ -24,8 +24,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from conftest import CHARACTERS
-from models.encoder import Encoder, EncoderNetwork, TorchForward
-from models.encoder_folder import read_encoder_folder
+from hooked_forward import HookedForward
+from models.encoder import Encoder
 from models.token_codec import token_codec
 from service import imports, jobs
 from service.batching import MOST_STUCK, EncodeQueue
@@ -477,6 +477,16 @@ def test_texts_of_any_characters_come_through(site: Site) -> None:
     assert site.documents() == {str(i): text for i, text in enumerate(texts)}
 
 
+def assert_taken_up(site: Site, id: str, documents: int) -> None:
+    """The next start ends a job that waited for it, and nothing is missing; then the site is closed."""
+    runner = site.start()
+    assert wait(runner.get(id)).state == "done"
+    assert len(site.documents()) == documents
+    runner.close()
+    site.queue.close()
+    site.library.close()
+
+
 @pytest.mark.parametrize("trouble", ["another model", "a damaged store"])
 def test_a_job_waits_where_its_collection_cannot_be_used(encoder: Encoder, tmp_path: Path, trouble: str) -> None:
     """An accepted import is neither lost nor mixed in where the service starts with another model or a damaged collection."""
@@ -505,12 +515,7 @@ def test_a_job_waits_where_its_collection_cannot_be_used(encoder: Encoder, tmp_p
         store.write_bytes(whole)
         site = site._replace(library=Library(tmp_path))
     site.indexer.fingerprint = encoder.fingerprint
-    runner = site.start()
-    assert wait(runner.get(job.id)).state == "done"
-    assert len(site.documents()) == 20
-    runner.close()
-    site.queue.close()
-    site.library.close()
+    assert_taken_up(site, job.id, 20)
 
 
 def test_a_job_that_waits_can_be_cancelled(site: Site) -> None:
@@ -523,22 +528,14 @@ def test_a_job_that_waits_can_be_cancelled(site: Site) -> None:
     runner.close()
 
 
-class HangingForward(TorchForward):
-    """The real network, whose door may be shut."""
-
-    door: threading.Event
-
-    def __call__(
-        self, ids: NDArray[np.int64], mask: NDArray[np.int64]
-    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        self.door.wait(PATIENCE_S)
-        return super().__call__(ids, mask)
-
-
 def test_an_import_waits_where_the_encoder_hangs_for_good(model_folder: Path, tmp_path: Path) -> None:
     """Only a new process can help, and that one takes the import up: its body is kept."""
-    forward = HangingForward(EncoderNetwork(read_encoder_folder(model_folder, None)), "cpu")
-    forward.door = threading.Event()
+    forward, door = HookedForward(model_folder), threading.Event()
+
+    def before(_: NDArray[np.int64]) -> None:
+        door.wait(PATIENCE_S)
+
+    forward.before = before
     site = open_site(Encoder(model_folder, "cpu", forward=forward), tmp_path, max_forward_s=0.1)
     for text in site.queue.encoder.tokenize(["花呗"] * MOST_STUCK):
         with pytest.raises(NotReady):
@@ -549,16 +546,11 @@ def test_an_import_waits_where_the_encoder_hangs_for_good(model_folder: Path, tm
     assert (job.state, job.error) == ("running", "the encoder hangs: the service must be started again")
     assert job.spool.exists()
     runner.close()
-    forward.door.set()
+    door.set()
     site.queue.close()
     site.library.close()
     site = open_site(Encoder(model_folder, "cpu"), tmp_path)
-    runner = site.start()
-    assert wait(runner.get(job.id)).state == "done"
-    assert len(site.documents()) == 100
-    runner.close()
-    site.queue.close()
-    site.library.close()
+    assert_taken_up(site, job.id, 100)
 
 
 def fill_up(database: sqlite3.Connection) -> None:

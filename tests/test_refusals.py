@@ -11,9 +11,8 @@ from typing import Any
 import pytest
 from starlette.testclient import TestClient
 
-from live_service import client_of, finished_job
+from live_service import client_of, finished_job, small_settings
 from service.routes.answers import wrong_value
-from service.settings import Settings
 
 IMPORTS = "/v1/collections/imported/imports"
 LONG = "长" * 101
@@ -24,14 +23,10 @@ def _client(
     tmp_path_factory: pytest.TempPathFactory, model_folder: Path, generator_folder: Path
 ) -> Iterator[TestClient]:
     """One service for this file."""
-    settings = Settings(
-        data_dir=tmp_path_factory.mktemp("refusals") / "data",
-        model=model_folder,
+    settings = small_settings(
+        tmp_path_factory.mktemp("refusals") / "data",
+        model_folder,
         lookup_model=generator_folder,
-        device="cpu",
-        runtime="torch",
-        sample=False,
-        threads=1,
         max_text_chars=100,
         max_import_bytes=2_000,
     )

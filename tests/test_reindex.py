@@ -10,8 +10,8 @@ import pytest
 from numpy.typing import NDArray
 
 from conftest import write_bert
-from models.encoder import Encoder, EncoderNetwork, TorchForward
-from models.encoder_folder import read_encoder_folder
+from hooked_forward import HookedForward
+from models.encoder import Encoder
 from service.document_rules import Entry
 from service.documents import Document
 from service.errors import Conflict
@@ -25,15 +25,10 @@ PATIENCE_S = 60.0
 TEXTS = {f"d{i:03}": text for i, text in enumerate(["花呗怎么还款", "信用卡如何提额度", "选课成绩查询", "退货"] * 8)}
 
 
-class ShortOfMemory(TorchForward):
-    """The real network, which has no room for longer texts."""
-
-    def __call__(
-        self, ids: NDArray[np.int64], mask: NDArray[np.int64]
-    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        if ids.shape[1] > 8:
-            raise MemoryError
-        return super().__call__(ids, mask)
+def has_no_room(ids: NDArray[np.int64]) -> None:
+    """Fail as a network does that has no memory for longer texts."""
+    if ids.shape[1] > 8:
+        raise MemoryError
 
 
 @pytest.fixture(name="other_settings")
@@ -123,8 +118,9 @@ def test_a_text_that_cannot_be_encoded_leaves_the_collection_as_it_was(
 ) -> None:
     """Memory that runs out loses no document: nothing is replaced, and the same command succeeds later."""
     fill(settings)
-    network = EncoderNetwork(read_encoder_folder(other_settings.model, "mean"))
-    encoder = Encoder(other_settings.model, "cpu", "mean", ShortOfMemory(network, "cpu"))
+    forward = HookedForward(other_settings.model, "mean")
+    forward.before = has_no_room
+    encoder = Encoder(other_settings.model, "cpu", "mean", forward)
     with monkeypatch.context() as short_of_memory:
         short_of_memory.setattr("service.reindex.load_encoder", lambda settings: encoder)
         with pytest.raises(RuntimeError, match="stays as it was"):

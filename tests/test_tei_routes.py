@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from starlette.testclient import TestClient
 
-from live_service import client_of
+from live_service import client_of, small_settings
 from models.encoder import Encoder
 from models.transport import distance
 from service.settings import Settings
@@ -21,8 +21,7 @@ TEI_INFO = {
 
 
 def settings_of(folder: Path, model: Path, **changes: Any) -> Settings:
-    given = {"device": "cpu", "runtime": "torch", "sample": False, "threads": 1, "search_threads": 2}
-    return Settings(data_dir=folder / "data", model=model, **(given | changes))
+    return small_settings(folder / "data", model, **({"search_threads": 2} | changes))
 
 
 @pytest.fixture(scope="module", name="client")

@@ -29,7 +29,7 @@ from service.knowledge import AskOptions
 from service.library import check_name
 from service.observability import note
 from service.routes.calls import JsonRoute, Ready, capped, check_most, in_pool, json_response, timing_header, wait_for
-from service.routes.jobs import compression_of, file_of, removed_where_refused, spooled_body
+from service.routes.jobs import file_of, removed_where_refused, spooled_body
 from service.runtime import Runtime
 from service.schemas import JobAccepted
 from service.timings import Timings, deadline_in
@@ -106,11 +106,11 @@ async def post_triples_import(request: Request, runtime: Ready, name: str) -> Re
     given = request.headers.get("content-type", "")
     if format_of_content_type(given) not in ("tsv", "txt"):
         raise InvalidRequest(f"content type {given[:100]!r} is not one of text/tab-separated-values, text/plain")
-    id, spool = await spooled_body(request, runtime)
+    id, spool, compression = await spooled_body(request, runtime)
     with removed_where_refused(spool):
         # Not `in_pool`: looking whether the caller is there would read, and lose, what the caller sends.
         await asyncio.wrap_future(runtime.write_pool.submit(runtime.graphs.create, name))
-    options = {"compression": compression_of(spool)}
+    options = {"compression": compression}
     job = await asyncio.to_thread(runtime.jobs.submit, id, "graph_import", name, options)
     return json_response({"job": job.id}, 202)
 

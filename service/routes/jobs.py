@@ -15,6 +15,7 @@ from service.errors import InvalidRequest, NotFound
 from service.file_formats import format_of_content_type
 from service.jobs import Job
 from service.library import check_name
+from service.numbered_lines import Compression
 from service.routes.calls import Ready, json_response, limited_stream
 from service.runtime import Runtime
 from service.schemas import JobAccepted, JobInfo
@@ -28,7 +29,7 @@ FILES = (
 )
 """Content types of an import, each in one of its names."""
 PACKED = "send it unpacked, or packed by gzip, xz or zstd"
-_MAGIC = {b"\x1f\x8b": "gz", b"\xfd7zXZ\x00": "xz", b"\x28\xb5\x2f\xfd": "zst"}
+_MAGIC: dict[bytes, Compression] = {b"\x1f\x8b": "gz", b"\xfd7zXZ\x00": "xz", b"\x28\xb5\x2f\xfd": "zst"}
 _UNKNOWN_MAGIC = {
     b"BZh91AY&SY": "bzip2",
     b"PK\x03\x04": "zip",
@@ -60,9 +61,8 @@ async def post_import(request: Request, runtime: Ready, name: str) -> Response:
         raise InvalidRequest(f"content type {given[:100]!r} is not one of {', '.join(FILES)}")
     with suppress(NotFound):  # what is wrong with one that exists is said before a long body is read
         runtime.library.get(name).check_model(runtime.encoder.fingerprint)
-    id, spool = await spooled_body(request, runtime)
+    id, spool, compression = await spooled_body(request, runtime)
     with removed_where_refused(spool):
-        compression = compression_of(spool)
         if format == "parquet" and compression is not None:
             raise InvalidRequest(f"parquet is compressed inside: unpack the .{compression} first")
         # Not `in_pool`: looking whether the caller is there would read, and lose, what the caller sends.
@@ -73,8 +73,8 @@ async def post_import(request: Request, runtime: Ready, name: str) -> Response:
     return json_response({"job": job.id}, 202)
 
 
-async def spooled_body(request: Request, runtime: Runtime) -> tuple[str, Path]:
-    """Take a body of any length; return the id of a job to come and the durable file with the body.
+async def spooled_body(request: Request, runtime: Runtime) -> tuple[str, Path, Compression | None]:
+    """Take a body of any length; return the id of a job to come, the durable file with the body, and how that is packed.
 
     Raises:
         TooLarge: it is longer than the limit.
@@ -89,8 +89,7 @@ async def spooled_body(request: Request, runtime: Runtime) -> tuple[str, Path]:
             async for chunk in limited_stream(request, "max_import_bytes", runtime.settings.max_import_bytes):
                 file.write(chunk)
             await asyncio.to_thread(_make_durable, file)
-        _check_packing(spool)
-    return id, spool
+        return id, spool, _compression_of(spool)
 
 
 @contextmanager
@@ -139,19 +138,14 @@ async def _events(job: Job) -> AsyncIterator[dict[str, str]]:
         await asyncio.sleep(EVENT_INTERVAL_S)
 
 
-def compression_of(spool: Path) -> str | None:
-    """Return how a file is compressed, by its first bytes."""
-    with spool.open("rb") as file:
-        start = file.read(8)
-    return next((name for magic, name in _MAGIC.items() if start.startswith(magic)), None)
-
-
-def _check_packing(spool: Path) -> None:
+def _compression_of(spool: Path) -> Compression | None:
+    """Return how a file is compressed, by its first bytes; raises InvalidRequest where that is not read."""
     with spool.open("rb") as file:
         start = file.read(16)
     for magic, name in _UNKNOWN_MAGIC.items():
         if start.startswith(magic):
             raise InvalidRequest(f"the body is packed by {name}, which is not read: {PACKED}")
+    return next((name for magic, name in _MAGIC.items() if start.startswith(magic)), None)
 
 
 def _make_durable(file: BinaryIO) -> None:
