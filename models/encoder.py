@@ -25,7 +25,7 @@ from models.encoder_folder import EncoderFolder, Pooling, read_encoder_folder
 
 MAX_BATCH_TOKENS = {"cpu": 4_096, "cuda": 16_384}
 """Padded tokens in one forward; more makes a CPU batch leave the cache, fewer leaves the matrix units idle."""
-NO_MEMORY = ("allocate memory", "out of memory", "bad_alloc", "bad allocation")
+NO_MEMORY = ("allocate memory", "out of memory", "bad_alloc", "bad allocation", "alloc_failed")
 """What the libraries' errors say when memory runs out; they have no common class for it."""
 LEAST_FILLED = {"cpu": 0.7, "cuda": 0.0}
 """Least share of a batch's longest text that a text of the same batch has."""

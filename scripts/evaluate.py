@@ -20,7 +20,6 @@ import torch
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from models.encoder import Encoder
 from models.fusion import SharesByLength, first_stage
 from models.token_codec import token_codec
 from models.transport import Measure, distance, similarity
@@ -28,7 +27,7 @@ from scripts.arguments import positive, share
 from scripts.evaluation.floors import Bm25, TfIdf
 from scripts.evaluation.lookup import add_lookup, evaluate_lookup
 from scripts.evaluation.measures import judge, mean, spearman
-from scripts.evaluation.searching import FileSearch, Rerank, Retrieve, Setting, encode
+from scripts.evaluation.searching import FileSearch, Rerank, Retrieve, Setting, encode, served_encoder
 from scripts.evaluation.tasks import Task, group_task, labelled_rows, question_task, read_task
 
 FLOORS = {"tfidf-char1": 1, "tfidf-char2": 2, "bm25-char1": 1, "bm25-char2": 2}
@@ -46,7 +45,7 @@ def pair_scores(
     if model in FLOORS:
         floor = TfIdf(dict.fromkeys(text for pair in pairs for text in pair), FLOORS[model])
         return {model: [floor.similarity(*pair) for pair in tqdm(pairs, desc=model, unit="pairs", mininterval=2)]}
-    encoder = Encoder(Path(model), device=device)
+    encoder = served_encoder(model, device)
     codec = token_codec(encoder)
     texts = list(dict.fromkeys(text for pair in pairs for text in pair))
     place = {text: row for row, text in enumerate(texts)}
@@ -157,7 +156,7 @@ def evaluate_task(choices: argparse.Namespace, task: Task) -> dict[str, Any]:
             rows = np.arange(len(texts)) if within is None else within[place]
             ranked.append(rows[np.argsort(-floor.scores(query)[rows], kind="stable")[:100]])
         return report | measured(ranked)
-    encoder = Encoder(Path(choices.model), device=choices.device)
+    encoder = served_encoder(choices.model, choices.device)
     search = FileSearch(encoder, texts, list(task.queries.values()))
     ratio = search.length_ratio()
     report |= {"truncated": search.corpus.truncated, "length_ratio": round(ratio, 2)}
@@ -171,7 +170,7 @@ def evaluate_task(choices: argparse.Namespace, task: Task) -> dict[str, Any]:
 def evaluate_weights(choices: argparse.Namespace, task: Task) -> dict[str, Any]:
     """Try weights of transport and of BM25 on one task: MRR@10 ×100 for every couple, from problems that are solved once."""
     names = list(task.corpus)
-    encoder = Encoder(Path(choices.model), device=choices.device)
+    encoder = served_encoder(choices.model, choices.device)
     search = FileSearch(encoder, list(task.corpus.values()), list(task.queries.values()))
     setting = settings(choices, encoder.card)[0]
     parts = search.parts(setting)
@@ -200,7 +199,7 @@ def parser() -> argparse.ArgumentParser:
         help=f"model folder, or a floor: {', '.join(FLOORS)} (default: the bundled model)",
     )
     shared.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
-    shared.add_argument("--threads", type=positive, help="CPU threads of torch")
+    shared.add_argument("--threads", type=positive, help="CPU threads of the encoder")
     shared.add_argument(
         "--weight", type=share, help="share of transport in the fused score (default: the model's card)"
     )

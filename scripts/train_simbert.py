@@ -4,9 +4,10 @@ Stages, in order: "static" trains token vectors and weights without layers (minu
 buys), "similar" trains the whole network from there, with in-batch similarity in both directions, one threshold per family
 of labelled pairs, and the relaxed mover similarity, which trains the token vectors for the transport rerank; every
 other step writes one text of a pair from the other, which makes the network a generator of similar questions (UniLM).
-"language", where asked for, comes between them: masked words of the text, and the writing alone; "supervised" comes last:
-the families that have pairs of both labels alone, ordered by CoSENT. `--start FOLDER` goes on from a folder that this
-program wrote, for longer or with other pairs, in place of stage "static". Under `torchrun` several processes share every batch.
+"language" and "taught", where asked for, come between them: masked words of the text, and the sentence vectors of a larger
+network (`--teacher FOLDER`, of this program) on every sentence of the text. "supervised" comes last: the families that have
+pairs of both labels alone, ordered by CoSENT. `--start FOLDER` goes on from a folder that this program wrote, for longer or
+with other pairs, in place of stage "static". Under `torchrun` several processes share every batch.
 Kill it at any moment and run it again: it goes on from the last checkpoint in the work folder.
 The output is a model folder (half precision safetensors) for this service, transformers and sentence-transformers.
 """
@@ -32,18 +33,20 @@ from scripts.training.export import export, write_curves
 from scripts.training.first_vectors import count_neighbours, inverse_document_frequency, ppmi, reduced
 from scripts.training.neighbours import Neighbours
 from scripts.training.network import SimBert, bert_config
+from scripts.training.packed import Packed, pack, sentences
 from scripts.training.pairs import Ids, Pairs, Sampler, balanced, read_pairs, split, tokenize
 from scripts.training.passages import draw_paragraphs, passage_pairs
 from scripts.training.processes import Processes, join, leave
 from scripts.training.recipe import Progress, Source
 from scripts.training.stages import save, train
 from scripts.training.start import load_start
+from scripts.training.teacher import Lessons, align, load_teacher
 from scripts.training.vocabulary import build_tokenizer, text_files
 
 
 @dataclass(frozen=True)
 class Material:
-    """Everything the stages read: tokenizer, training and development pairs with their ids, passages."""
+    """Everything the stages read: tokenizer, training and development pairs with their ids, passages, the text as tokens."""
 
     tokenizer: Tokenizer
     training: Pairs
@@ -51,6 +54,7 @@ class Material:
     ids: Ids
     passages: Pairs | None
     passage_ids: Ids | None
+    packed: NDArray[np.uint16] | None
 
 
 def say(sentence: str) -> None:
@@ -81,7 +85,26 @@ def prepare(choices: argparse.Namespace, work: Path) -> Material:
         passages = passage_pairs(draw_paragraphs(files, choices.passages, choices.seed), choices.seed)
         passage_ids = tokenize(tokenizer, passages.texts)
         say(f"{len(passages.label):,} passages")
-    return Material(tokenizer, training, held, ids, passages, passage_ids)
+    packed = None
+    if {"language", "taught"} & set(choices.stages):
+        packed = packed_text(choices, work, tokenizer, files, training)
+        say(f"{len(packed):,} tokens of text")
+    return Material(tokenizer, training, held, ids, passages, passage_ids, packed)
+
+
+def packed_text(
+    choices: argparse.Namespace, work: Path, tokenizer: Tokenizer, files: list[Path], training: Pairs
+) -> NDArray[np.uint16]:
+    """Lay all text and the texts of the training pairs end to end, or reload them from `work`."""
+    file = work / "packed.npy"
+    if not file.exists():
+        rows = np.unique(np.concatenate([training.left, training.right]))
+        rows = np.random.default_rng(choices.seed).permutation(rows)  # a text beside its paraphrase would give it away
+        with open(work / "packed.part", "wb") as out:
+            np.save(out, pack(tokenizer, files, [training.texts[row] for row in rows], choices.questions_times))
+        (work / "packed.part").replace(file)
+    found: NDArray[np.uint16] = np.load(file)
+    return found
 
 
 def first_vectors(
@@ -107,8 +130,10 @@ def first_vectors(
     return stored["vectors"], stored["weights"]
 
 
-def sources(choices: argparse.Namespace, material: Material, stage: str) -> list[Source]:
-    """Set up what a stage reads: labelled pairs and, if any, passages and the language model's pairs and paragraphs."""
+def sources(
+    choices: argparse.Namespace, material: Material, stage: str, device: torch.device
+) -> list[Source | Packed | Lessons]:
+    """Set up what a stage reads: labelled pairs and, if any, passages and the writing's pairs; or the text, and the writing's."""
     labelled_pairs = material.training.judged() if stage == "supervised" else material.training
     training, ids = balanced(labelled_pairs, choices.balance, choices.cap, choices.seed), material.ids
     passages, passage_ids = material.passages, material.passage_ids
@@ -116,25 +141,28 @@ def sources(choices: argparse.Namespace, material: Material, stage: str) -> list
     def sampler(pairs: Pairs, of: Ids, positives: int, negatives: int, seed: int) -> Sampler:
         return Sampler(pairs, of.lengths, positives, negatives, len(pairs.label), choices.seed + seed)
 
-    found: list[Source] = []
-    if stage != "language":
+    found: list[Source | Packed | Lessons] = []
+    if material.packed is not None and stage in ("language", "taught"):
+        tokens = torch.from_numpy(material.packed.astype(np.int32)).to(device)
+        if stage == "language":
+            found.append(Packed(tokens, choices.windows, choices.masked_tokens, choices.seed))
+        else:
+            ends = [row for row in map(material.tokenizer.token_to_id, "。！？；!?;") if row is not None]
+            where = sentences(material.packed, ends, 4, choices.longest_sentence)
+            say(f"{len(where.starts):,} sentences")
+            found.append(Lessons(tokens, where, choices.sentences, choices.seed))
+    else:
         positives, negatives = int(nth(choices.positives, stage)), int(nth(choices.negatives, stage))
         shortest = sampler(training, ids, positives, negatives, 0)
         found.append(Source(training, ids, shortest, choices.longest, is_mined=True))
         if passages is not None and passage_ids is not None and nth(choices.in_batch_weight, stage):
-            long = sampler(passages, passage_ids, min(positives, 96), 0, 0)
+            long = sampler(passages, passage_ids, min(positives, choices.passage_pairs), 0, 0)
             every, longest = choices.passages_every, choices.longest_passage
             found.append(Source(passages, passage_ids, long, longest, every, has_mover=False))
     if choices.language_every and has_layers(choices, stage):
         written = material.training  # as they are: paraphrases of templates teach the language too
         pairs = sampler(written, ids, choices.language_pairs, 0, 1)
-        every = choices.language_every if found else 1
-        found.append(Source(written, ids, pairs, choices.longest, every, "seq2seq"))
-    if stage == "language" and passages is not None and passage_ids is not None:
-        long = sampler(passages, passage_ids, choices.language_pairs, 0, 1)
-        found.append(Source(passages, passage_ids, long, choices.longest_passage, 2 if found else 1, "masked"))
-    if not found:
-        raise ValueError("stage language has nothing to read: --language-every is 0 and there are no passages")
+        found.append(Source(written, ids, pairs, choices.longest, choices.language_every, "seq2seq"))
     return found
 
 
@@ -193,6 +221,8 @@ def _run(choices: argparse.Namespace, processes: Processes, device: torch.device
         write_question_search(work / "development" / "questions", material.held, search)
         write_passage_searches(choices, work / "development")
     torch.manual_seed(choices.seed)
+    if device.type == "cuda":
+        torch.set_float32_matmul_precision("high")  # products of similarities and of the bag
     config = bert_config(
         material.tokenizer.get_vocab_size(),
         choices.hidden,
@@ -209,7 +239,15 @@ def _run(choices: argparse.Namespace, processes: Processes, device: torch.device
         load_start(network, choices.start)
     else:
         network.start_from(*first)
+    if choices.projection_alone:
+        for name, parameter in network.named_parameters():
+            parameter.requires_grad_(name in ("dense.weight", "threshold"))
     network.to(device)
+    teacher = None
+    if choices.teacher is not None:
+        teacher = load_teacher(choices.teacher, material.tokenizer.get_vocab_size(), choices.dim).to(device)
+    elif "taught" in choices.stages:
+        raise ValueError("stage taught needs a --teacher")
     checkpoint, rows = work / "checkpoint.pt", list[dict[str, float | str]]()
     for stage in choices.stages:
         one = recipe(choices, stage)
@@ -228,16 +266,26 @@ def _run(choices: argparse.Namespace, processes: Processes, device: torch.device
             rows.extend(Progress(**state["progress"]).rows)
             keep_part(network, before, nth(choices.keep, stage))
             continue
+        if choices.compile and stage == "language":  # whose batches are of few shapes
+            for layer in network.bert.encoder.layer:
+                layer.compile()
+        read = sources(choices, material, stage, device)
+        for lessons in read:
+            if isinstance(lessons, Lessons) and teacher is not None:
+                align(network, teacher, lessons)
         progress = train(
             network,
             one,
-            sources(choices, material, stage),
+            read,
             checkpoint,
             measured,
             stop_at if stage == choices.stages[-1] else None,
             processes,
             mined(choices, material, network) if stage != "static" else None,
+            teacher,
         )
+        for layer in network.bert.encoder.layer:
+            layer._compiled_call_impl = None
         if not one.layers:
             network.keep_table()
         rows.extend(progress.rows)

@@ -80,8 +80,8 @@ class Settings(BaseSettings):
         description="Searches (candidates and rerank) that run at the same time.",
     )
     transport_device: Literal["auto", "cpu", "cuda"] = Field(
-        "auto",
-        description="Where the rerank's bounds and `sinkhorn` are computed; `auto`: where the encoder runs.",
+        "cpu",
+        description="Where the rerank's bounds and `sinkhorn` are computed; `auto`: where the encoder runs, which is slower.",
     )
     transport_device_mb: int = Field(
         1_024,

@@ -6,7 +6,7 @@ import numpy as np
 import orjson
 import pytest
 
-from scripts.benchmark import memory
+from scripts.benchmark import device_encoder, memory
 from scripts.benchmark.corpus import LONGEST, SHORTEST, as_jsonl, made_corpus, read_corpus
 from scripts.benchmark.load import Load
 from scripts.benchmark.service import main, read_options, slices
@@ -54,6 +54,23 @@ def test_the_memory_of_an_import_is_measured(
     for point in [*report["points"], report["restarted"], report["after_searches"]]:
         assert point["total_mb"] > point["anonymous_mb"] > 0
     assert "Started again" in capsys.readouterr().out
+
+
+def test_the_encoder_is_measured_on_every_device(
+    model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Every way encodes, and gives the vectors of the reference."""
+    monkeypatch.setenv("MOVERANK_RUNTIME", "torch")
+    monkeypatch.setattr(device_encoder, "SECONDS", 0.05)
+    monkeypatch.setattr(device_encoder, "ASKED", 5)
+    file = tmp_path / "report.json"
+    device_encoder.main(["--model", str(model_folder), "--json", str(file)])
+    rows = orjson.loads(file.read_bytes())["rows"]
+    assert rows[0]["cosine"] > 0.9999
+    for row in rows:
+        assert row["cosine"] > 0.99
+        assert row["16 tokens, texts/s"] > 0
+    assert "as it is served" in capsys.readouterr().out
 
 
 def test_made_corpus_is_distinct_short_and_repeatable() -> None:

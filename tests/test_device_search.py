@@ -1,10 +1,11 @@
-"""Searches whose bounds come from a device, here the CPU's torch, and searches that are solved nearly."""
+"""Searches whose bounds come from a device, the CPU's torch or a GPU, and searches that are solved nearly."""
 
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
 from models.encoder import Encoder
 from service.ranking import Machine
@@ -12,11 +13,20 @@ from service.search import Searcher
 from test_corpus_search import WHOLE, Faq, assert_best, made
 
 
+@pytest.fixture(name="device", params=["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+def _device(request: pytest.FixtureRequest) -> str:
+    if request.param == "cuda" and not torch.cuda.is_available():
+        pytest.skip("no CUDA device")
+    return str(request.param)
+
+
 @pytest.fixture(name="faq", params=["static", "hidden"])
-def _faq(request: pytest.FixtureRequest, encoder: Encoder, bert_folder: Path, tmp_path: Path) -> Iterator[Faq]:
+def _faq(
+    request: pytest.FixtureRequest, device: str, encoder: Encoder, bert_folder: Path, tmp_path: Path
+) -> Iterator[Faq]:
     chosen = encoder if request.param == "static" else Encoder(bert_folder, "cpu", pooling="mean")
     faq = Faq(chosen, tmp_path / "faq", 1 << 20)
-    faq.searcher = Searcher(faq.codec, chosen.tokenize, 1 << 20, Machine(bounds_on_device=True))
+    faq.searcher = Searcher(faq.codec, chosen.tokenize, 1 << 20, Machine(device, bounds_on_device=True))
     faq.add(made(80, seed=4))
     yield faq
     faq.collection.close()
@@ -37,9 +47,11 @@ def test_the_answer_is_that_of_solving_everything(faq: Faq, measure: str, masses
 @pytest.mark.parametrize("measure", ["wrd", "wmd"])
 @pytest.mark.parametrize("scope", ["pool", "corpus"])
 @pytest.mark.parametrize("bounds_on_device", [False, True])
-def test_solved_nearly_the_answer_says_how_nearly(faq: Faq, measure: str, scope: str, bounds_on_device: bool) -> None:
+def test_solved_nearly_the_answer_says_how_nearly(
+    faq: Faq, device: str, measure: str, scope: str, bounds_on_device: bool
+) -> None:
     """Scores are the exact ones of the same texts, less at most the largest error, and nothing is called partial."""
-    machine = Machine(bounds_on_device=bounds_on_device)
+    machine = Machine(device, bounds_on_device)
     faq.searcher = Searcher(faq.codec, faq.encoder.tokenize, 1 << 20, machine)
     wanted = replace(WHOLE, rerank=measure, scope=scope, candidates=200, top_k=7, solver="sinkhorn")  # type: ignore[arg-type]
     answer, expected = faq.search(wanted), faq.expected(wanted)

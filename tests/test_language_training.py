@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
 from models.fallback import STAND_IN_TOKENS
-from scripts.training.language import language_loss, masked_batch, seq2seq_batch, unilm_mask
+from scripts.training.language import language_loss, seq2seq_batch, unilm_mask
 from scripts.training.network import SimBert, bert_config
 from scripts.training.pairs import Pairs, balanced
 from scripts.training.recipe import schedule, turn_of
@@ -80,21 +80,6 @@ def test_the_loss_is_the_mean_surprise_of_the_target(network: SimBert) -> None:
             surprises.append(float(-logits.log_softmax(-1)[0, token]))
     loss = float(language_loss(network, seq2seq_batch(prompts, targets)))
     assert loss == pytest.approx(float(np.mean(surprises)), abs=1e-4)
-
-
-@given(st.lists(TEXTS, min_size=1, max_size=5), st.integers(0, 99))
-def test_masked_words_are_the_original_ones_and_never_special(texts: list[np.ndarray], seed: int) -> None:
-    """What is to be guessed is what stood there; specials and padding stay; nothing else changes."""
-    ids = np.zeros((len(texts), max(map(len, texts))), dtype=np.int64)
-    for row, text in enumerate(texts):
-        ids[row, : len(text)] = text
-    batch = masked_batch(ids, np.random.default_rng(seed))
-    assert len(batch.rows) > 0
-    assert (batch.targets == ids[batch.rows, batch.places]).all()
-    assert (batch.targets >= 5).all()
-    changed = np.zeros_like(ids, dtype=bool)
-    changed[batch.rows, batch.places] = True
-    assert (batch.ids[~changed] == ids[~changed]).all()
 
 
 @given(st.lists(st.integers(1, 6), max_size=3), st.integers(1, 200))

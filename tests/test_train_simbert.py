@@ -58,7 +58,7 @@ ALL_STAGES = ["static", "language", "similar", "supervised"]
         (["static"], 3, ["--mixup", "0.5", "--embedding-noise", "0.1"]),
         (["static", "similar"], 2, []),
         (["static", "similar"], 3, EVERYTHING),
-        (ALL_STAGES, 3, [*EVERYTHING, "--steps", "2", "2", "2", "5"]),
+        (ALL_STAGES, 3, [*EVERYTHING, "--steps", "2", "2", "2", "2", "5"]),
     ],
 )
 def test_a_resumed_run_equals_an_uninterrupted_one(
@@ -128,7 +128,7 @@ def test_training_goes_on_from_a_folder(corpus: Path, trained: tuple[SimBert, Pa
     network.eval()
     with torch.no_grad():
         torch.testing.assert_close(loaded.eval()(ids).sentences, network(ids).sentences, atol=5e-3, rtol=0)
-    more = ["--start", str(folder), "--stages", "supervised", "--steps", "1", "1", "1", "3"]
+    more = ["--start", str(folder), "--stages", "supervised", "--steps", "1", "1", "1", "1", "3"]
     further = run(choices(corpus, tmp_path / "further", *more))
     assert (tmp_path / "further" / "tokenizer.json").read_bytes() == (folder / "tokenizer.json").read_bytes()
     torch.testing.assert_close(further.table, loaded.table)

@@ -42,7 +42,7 @@ def choices(corpus: Path, out: Path, *more: str) -> Namespace:
         "--steps 5 6 --characters 200 --pieces 60 --hidden 24 --layers 2 --heads 2 --inner 48 --positions 32 --dim 16"
     )
     sizes = "--passages 20 --passages-every 3 --positives 4 --negatives 2 --longest 12 --longest-passage 30"
-    rest = "--max-tokens 32 --held-out 0.1"
+    rest = "--max-tokens 32 --held-out 0.1 --windows 16 30 --masked-tokens 64"
     files = ["--pairs", str(corpus / "pairs.tsv"), "--text", str(corpus / "text"), "--out", str(out), "--device", "cpu"]
     return parser("").parse_args([*files, *tiny.split(), *sizes.split(), *rest.split(), *more])
 

@@ -15,8 +15,7 @@ from scripts.training.choices import recipe
 from scripts.training.learning_rates import optimiser
 from scripts.training.network import SimBert, bert_config
 from scripts.training.processes import Processes, join
-from scripts.training.similarity import losses
-from scripts.training.stages import language_losses
+from scripts.training.stages import step_losses
 from tiny_training import choices
 
 GRADIENTS = (
@@ -49,16 +48,12 @@ def gradients(corpus: Path, folder: Path, processes: Processes) -> dict[str, tor
     network.keep_table()
     neighbours, found = mined(chosen, material, network), {}
     for stage in ("similar", "language"):
-        for place, source in enumerate(sources(chosen, material, stage)):
+        for place, source in enumerate(sources(chosen, material, stage, torch.device("cpu"))):
             for number, changes in enumerate(GRADIENTS if source.kind == "similar" else ({},)):
                 one = replace(recipe(chosen, stage), **changes)
                 parameters = [each for group in optimiser(network, one).param_groups for each in group["params"]]
                 network.zero_grad()
-                batch = source.sampler.batch(number)
-                if source.kind == "similar":
-                    loss = losses(network, one, source, batch, number, processes, neighbours)["loss"]
-                else:
-                    loss = language_losses(network, one, source, batch, number, processes)["loss"]
+                loss = step_losses(network, one, source, number, processes, neighbours)["loss"]
                 loss.backward()
                 processes.average_gradients(parameters)
                 name = f"{stage} {place} {source.kind} {number}"

@@ -1,4 +1,4 @@
-"""The matrix products of a BERT-type network and nothing else, in ONNX Runtime: what its encoding can reach at best.
+"""The matrix products of a BERT-type network and nothing else: what its encoding can reach at best, by ONNX Runtime or by torch.
 
 Of every layer: queries, keys, values and output (d × d each), the products of attention (two for each head), the
 feed-forward part (d × f, f × d); no embedding, softmax, normalisation, activation or copy between them.
@@ -7,9 +7,11 @@ feed-forward part (d × f, f × d); no embedding, softmax, normalisation, activa
 import statistics
 import time
 from collections.abc import Mapping
+from functools import partial
 
 import numpy as np
 import onnxruntime
+import torch
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
@@ -48,6 +50,32 @@ def products_alone(layers: int, hidden: int, inner: int, heads: int, texts: int,
     # Small numbers, so that products of products stay finite.
     given = {name: (random.standard_normal(shape) * 1e-2).astype(np.float32) for name, shape in shapes.items()}
     return _median(session, given)
+
+
+def torch_products_alone(
+    layers: int, hidden: int, inner: int, heads: int, texts: int, tokens: int, device: str, dtype: torch.dtype
+) -> float:
+    """Return what `products_alone` does, of torch on a device in a precision; the end is waited for."""
+    rows, size = texts * tokens, hidden // heads
+    make = partial(torch.randn, device=device, dtype=dtype)
+    text, query = make(rows, hidden) * 1e-2, make(texts * heads, tokens, size) * 1e-2
+    key = query.transpose(1, 2).contiguous()
+    square, widening, narrowing = (
+        make(*shape) * 1e-2 for shape in ((hidden, hidden), (hidden, inner), (inner, hidden))
+    )
+    taken = []
+    with torch.inference_mode():
+        for _ in range(REPEATS + WARM_UP):
+            start = time.perf_counter()
+            for _ in range(layers):
+                for _ in range(4):
+                    text @ square
+                (text @ widening) @ narrowing
+                (query @ key) @ query
+            if text.is_cuda:
+                torch.cuda.synchronize()
+            taken.append(time.perf_counter() - start)
+    return statistics.median(taken[WARM_UP:])
 
 
 def _median(session: onnxruntime.InferenceSession, given: Mapping[str, NDArray[np.float32]]) -> float:

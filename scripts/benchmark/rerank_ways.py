@@ -5,6 +5,7 @@
 - torch: bounds by torch, on each device that is there
 - sinkhorn: solved nearly, on each device that is there; `top 10`: share of the exact ten that are among its ten; `error`: the
   largest error of a hit, `off`: the largest that a hit's distance was in truth above the exact one, both medians over the queries
+- products, bytes: the floors of every way on a device (`Floor`)
 
 Times are by the clock, milliseconds a query, medians; `first` of a device is not counted.
 """
@@ -12,7 +13,7 @@ Times are by the clock, milliseconds a query, medians; `first` of a device is no
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -28,6 +29,33 @@ from models.transport import Measure
 TOP_K = 10
 
 Pool = tuple[NDArray[np.int64], Candidates]
+Result = TypeVar("Result")
+
+
+class Floor:
+    """What every way must do for a pool, its table on a device: the inner products of its tokens, and its bytes moved once."""
+
+    def __init__(self, table: TokenTable, pool: Pool, device: str) -> None:
+        """Bring the token vectors of a pool to the device; its candidates must be rows of the table."""
+        query, candidates = pool
+        assert candidates.rows is not None
+        self._query = torch.from_numpy(table.vectors[query]).to(device)  # (m, d)
+        self._tokens = torch.from_numpy(candidates.vectors).to(device)  # (D, d)
+        self._costs = self._query @ self._tokens.T  # (m, D)
+        self._places = candidates.rows.astype(np.int64)  # (tokens,)
+        self._texts = candidates.texts
+
+    def products(self) -> None:
+        """Multiply the query's tokens with the distinct ones of the candidates, and wait."""
+        torch.matmul(self._query, self._tokens.T)
+        if self._query.is_cuda:
+            torch.cuda.synchronize()
+
+    def bytes(self) -> NDArray[np.float32]:
+        """Bring the candidates' tokens there, take the costs of each, and bring one number a text back (n,)."""
+        places = torch.from_numpy(self._places).to(self._costs.device)
+        taken: NDArray[np.float32] = self._costs[:, places].flatten()[: self._texts].cpu().numpy()
+        return taken
 
 
 def ways_rows(table: TokenTable, pools: Sequence[Pool], measure: Measure, cores: int) -> dict[str, Any]:
@@ -40,8 +68,13 @@ def ways_rows(table: TokenTable, pools: Sequence[Pool], measure: Measure, cores:
     ways |= {f"torch {name}": Solving(floors.floors) for name, floors in devices.items()}
     ways |= {f"sinkhorn {name}": Solving(floors.floors, floors.floors) for name, floors in devices.items()}
     took: dict[str, list[float]] = {name: [] for name in ways}
+    took |= {f"{part} {name}": [] for name in devices for part in ("products", "bytes")}
     shares, errors, off = [], [], []
     for query, candidates in (pools[0], *pools):
+        for name in devices:
+            floor = Floor(table, (query, candidates), name)
+            timed(took[f"products {name}"], floor.products)
+            timed(took[f"bytes {name}"], floor.bytes)
         found = {
             name: timed(took[name], partial(ranked, table, query, candidates, measure, way))
             for name, way in ways.items()
@@ -71,7 +104,7 @@ def ranked(
     return rerank(table.vectors[query], candidates, known, 1.0, TOP_K, measure, solving=way)
 
 
-def timed(took: list[float], call: Callable[[], Reranked]) -> Reranked:
+def timed(took: list[float], call: Callable[[], Result]) -> Result:
     """Call, and note the median of three times in seconds."""
     times = []
     for _ in range(3):

@@ -2,9 +2,11 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from tempfile import TemporaryDirectory
 from typing import Literal, NamedTuple
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from tqdm import tqdm
 
@@ -15,6 +17,8 @@ from models.rerank import rerank
 from models.token_codec import TokenCodec, token_codec
 from models.transport import Measure, distance, similarity
 from service.lexical import LexicalIndex
+from service.runtime import load_encoder
+from service.settings import Settings
 from service.vector_index import VectorIndex
 
 Retrieve = Literal["vector", "lexical", "hybrid"]
@@ -49,6 +53,13 @@ class EncodedTexts:
     sentences: NDArray[np.float32]
     packed: list[bytes]
     truncated: int
+
+
+def served_encoder(model: str, device: str) -> Encoder:
+    """Load a model folder as the service runs it, on as many threads as torch has: on the CPU as a graph where it can be one."""
+    with TemporaryDirectory() as data_dir:
+        named = {"model": model, "device": device, "threads": torch.get_num_threads(), "data_dir": data_dir}
+        return load_encoder(Settings.model_validate(named))
 
 
 def encode(encoder: Encoder, codec: TokenCodec, texts: Sequence[str], what: str) -> EncodedTexts:

@@ -9,7 +9,7 @@ from models.losses import InBatch
 from scripts.training.neighbours import Mining
 from scripts.training.recipe import Precision, Recipe
 
-STAGES = ("static", "language", "similar", "supervised")
+STAGES = ("static", "language", "taught", "similar", "supervised")
 BY_LENGTH = [[8.0, 0.1, 0.9]]
 
 
@@ -27,13 +27,24 @@ def parser(description: str) -> argparse.ArgumentParser:
         metavar="FOLDER",
         help="model folder of this program to go on from",
     )
+    add(
+        "--teacher",
+        type=Path,
+        metavar="FOLDER",
+        help="folder of a larger model of this program whose vectors are learnt",
+    )
+    add(
+        "--projection-alone",
+        action="store_true",
+        help="train the projection to sentence vectors and keep everything below it; without --language-every",
+    )
     add("--stages", nargs="+", choices=STAGES, default=["static", "similar", "supervised"])
     add(
         "--minutes",
         type=float,
         nargs="+",
-        default=[9.0, 60.0, 66.0, 6.0],
-        help="of training in stages static, language, similar, supervised",
+        default=[9.0, 60.0, 60.0, 66.0, 6.0],
+        help=f"of training in stages {', '.join(STAGES)}",
     )
     add("--steps", type=int, nargs="+", help="in place of --minutes: steps of each stage, the same on every machine")
     add("--seed", type=int, default=1)
@@ -69,6 +80,7 @@ def parser(description: str) -> argparse.ArgumentParser:
         default=6_000,
         help="paragraphs of each text file that give (sentence, paragraph) pairs; 0: none",
     )
+    add("--passage-pairs", type=int, default=96, help="(sentence, paragraph) pairs in a batch")
     add("--passages-every", type=int, default=8, help="every n-th step is on passages")
     add(
         "--language-every",
@@ -77,6 +89,23 @@ def parser(description: str) -> argparse.ArgumentParser:
         help="in stage similar every n-th step is on the language model; 0: none",
     )
     add("--language-pairs", type=int, default=64, help="pairs in a batch of the language model")
+    add("--masked-tokens", type=int, default=4096, help="tokens of text in a batch of stage language")
+    add("--masked-share", type=float, default=0.15, help="of the tokens that are to be guessed there")
+    add(
+        "--windows",
+        type=int,
+        nargs="+",
+        default=[128],
+        help="lengths in tokens of its pieces of text, which take turns",
+    )
+    add(
+        "--questions-times",
+        type=int,
+        default=3,
+        help="how often the pairs' texts stand in the text of stages language, taught",
+    )
+    add("--sentences", type=int, default=256, help="sentences in a batch of stage taught")
+    add("--longest-sentence", type=int, default=64, help="tokens of the sentences that are read there")
     add(
         "--balance",
         type=float,
@@ -96,7 +125,9 @@ def parser(description: str) -> argparse.ArgumentParser:
     add("--cap", type=int, default=40_000, help="positive pairs of one family in an epoch")
     add("--longest", type=int, default=40, help="tokens of a question that are read in training")
     add("--longest-passage", type=int, default=128)
-    add("--rates", type=float, nargs="+", default=[2e-3, 5e-4, 4e-4, 1e-4], help="learning rate of each stage")
+    add("--rates", type=float, nargs="+", default=[2e-3, 5e-4, 4e-4, 4e-4, 1e-4], help="learning rate of each stage")
+    add("--muon", action="store_true", help="in stage language step the layers' matrices by Muon, not AdamW")
+    add("--compile", action="store_true", help="compile the layers in stage language; pays on a GPU")
     add("--layer-decay", type=float, default=1.0, help="factor of the rate from each layer to the one below it")
     add(
         "--word-rate",
@@ -118,29 +149,35 @@ def parser(description: str) -> argparse.ArgumentParser:
         "--in-batch-weight",
         type=float,
         nargs="+",
-        default=[1.0, 1.0, 1.0, 0.3],
+        default=[1.0, 1.0, 1.0, 1.0, 0.3],
         help=f"weight of the in-batch loss, {per_stage}",
     )
     add(
         "--pair-weight",
         type=float,
         nargs="+",
-        default=[12.0, 12.0, 12.0, 0.0],
+        default=[12.0, 12.0, 12.0, 12.0, 0.0],
         help=f"weight of the labelled pairs' thresholds, {per_stage}",
     )
     add(
         "--cosent-weight",
         type=float,
         nargs="+",
-        default=[0.0, 0.0, 0.0, 1.0],
+        default=[0.0, 0.0, 0.0, 0.0, 1.0],
         help=f"weight of CoSENT over the labelled pairs of each family, {per_stage}",
     )
     add(
         "--mover-weight",
         type=float,
         nargs="+",
-        default=[0.0, 0.0, 1.0, 0.0],
+        default=[0.0, 0.0, 0.0, 1.0, 0.0],
         help=f"weight of the relaxed mover loss, {per_stage}",
+    )
+    add(
+        "--teacher-weight",
+        type=float,
+        default=1.0,
+        help="weight of what a teacher says of the pairs in stages similar and supervised",
     )
     add("--mixup", type=float, default=0.0, help="strength of mixed rows in the in-batch loss (similarity.py); 0: none")
     add("--embedding-noise", type=float, default=0.0, help="of token vectors in training, as a share of their size")
@@ -192,7 +229,7 @@ def nth(numbers: Sequence[float], stage: str) -> float:
 def has_layers(choices: argparse.Namespace, stage: str) -> bool:
     """Say whether `stage` trains the layers: "static" never does; a later one where a folder or a stage before it has them."""
     before = choices.stages[: choices.stages.index(stage) + 1]
-    return stage != "static" and (choices.start is not None or bool({"language", "similar"} & set(before)))
+    return stage != "static" and (choices.start is not None or bool({"language", "taught", "similar"} & set(before)))
 
 
 def mining(choices: argparse.Namespace) -> Mining | None:
@@ -218,7 +255,10 @@ def recipe(choices: argparse.Namespace, stage: str) -> Recipe:
         pair_weight=nth(choices.pair_weight, stage),
         mover_weight=nth(choices.mover_weight, stage),
         cosent_weight=nth(choices.cosent_weight, stage),
+        teacher_weight=choices.teacher_weight if choices.teacher is not None and layers else 0.0,
+        masked=choices.masked_share,
         mixup=choices.mixup,
+        muon=choices.muon and stage == "language",
         checkpoint_s=choices.checkpoint_minutes * 60,
         seed=choices.seed,
         precision=choices.precision,

@@ -55,7 +55,10 @@ def export(network: SimBert, tokenizer: Tokenizer, folder: Path, card: Mapping[s
     write_json(folder / "moverank.json", card)
 
 
-CURVES = (("loss", "in_batch", "pairs", "mover", "cosent", "seq2seq", "masked"), ("spearman", "recall@1", "mrr@10"))
+CURVES = (
+    ("loss", "in_batch", "pairs", "mover", "cosent", "unlike", "related", "seq2seq", "masked"),
+    ("spearman", "recall@1", "mrr@10"),
+)
 """What the upper and the lower pictures show."""
 
 

@@ -1,8 +1,8 @@
-"""Batches and loss of the language-model reading of the network: sequence to sequence as UniLM, and masked words.
+"""Batches and loss of the writing of one text from another: sequence to sequence as UniLM.
 
 UniLM (arXiv:1905.03197; kexue.fm/archives/6933): one sequence "[CLS] A [SEP] B [SEP]", A in segment 0 read both ways, B in
 segment 1 read from the left; A never sees B, so its vectors are those of A alone. The last token of the prompt predicts the
-first of B. Masked words (BERT, arXiv:1810.04805): 15 % of the tokens are to be guessed from both sides.
+first of B.
 """
 
 from typing import NamedTuple
@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from scripts.training.network import SPECIAL_IDS, SimBert
+from scripts.training.network import SimBert
 from scripts.training.pairs import Ids
 
-_MASK, _SEP = 4, 3
+_SEP = 3
 
 
 class LanguageBatch(NamedTuple):
@@ -64,19 +64,6 @@ def paired(
         return whole if len(whole) <= longest else np.append(whole[: longest - 1], _SEP)
 
     return seq2seq_batch([text(row) for row in first], [text(row)[1:] for row in second])
-
-
-def masked_batch(ids: NDArray[np.int64], random: np.random.Generator, share: float = 0.15) -> LanguageBatch:
-    """Hide `share` of the inner tokens of `ids` (n, t): 80 % as [MASK], 10 % as another token, 10 % as they are; at least one."""
-    inner = ids >= SPECIAL_IDS
-    chosen = inner & (random.random(ids.shape) < share)
-    if not chosen.any() and inner.any():
-        chosen[np.unravel_index(int(np.flatnonzero(inner.ravel())[0]), ids.shape)] = True
-    draw = random.random(ids.shape)
-    others = random.choice(ids[inner], size=ids.shape) if inner.any() else ids
-    hidden = np.where(chosen & (draw < 0.8), _MASK, np.where(chosen & (draw < 0.9), others, ids))
-    rows, places = np.nonzero(chosen)
-    return LanguageBatch(hidden, np.zeros_like(ids), (ids != 0).sum(axis=1), rows, places, ids[rows, places])
 
 
 def unilm_mask(prompts: Tensor, length: int) -> Tensor:

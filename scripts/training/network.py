@@ -152,10 +152,15 @@ class SimBert(nn.Module):
         hidden = self.bert(input_ids=ids, attention_mask=(ids != 0).long()).last_hidden_state
         return self._vectors(ids, hidden)
 
-    def language(self, ids: Tensor, segments: Tensor, mask: Tensor, rows: Tensor, places: Tensor) -> Tensor:
+    def pooled(self, ids: Tensor) -> Tensor:
+        """Give unit rows (n, hidden): the weighted mean of the last layer, what the projection makes sentence vectors of."""
+        hidden = self.bert(input_ids=ids, attention_mask=(ids != 0).long()).last_hidden_state
+        return functional.normalize((hidden * self.weights()[ids].unsqueeze(-1)).float().sum(dim=1), dim=-1)
+
+    def language(self, ids: Tensor, segments: Tensor, mask: Tensor | None, rows: Tensor, places: Tensor) -> Tensor:
         """Give the logits (p, V) of what stands, or comes next, at `places` of `rows` (p,); BERT's head with tied output.
 
-        `ids`, `segments` (n, t); `mask` (n, 1, t, t) is added to the attention scores.
+        `ids`, `segments` (n, t); `mask` (n, 1, t, t) is added to the attention scores; None: every token sees every other.
         """
         hidden = self.bert(input_ids=ids, token_type_ids=segments, attention_mask=mask).last_hidden_state
         inner = self.transform_norm(functional.relu(self.transform(hidden[rows, places])))

@@ -146,10 +146,12 @@ class Ids(NamedTuple):
     def batch(self, rows: NDArray[np.int64], longest: int) -> NDArray[np.int64]:
         """Lay the texts `rows` out as (n, t) ids padded with 0; texts over `longest` tokens lose their end but keep [SEP]."""
         cut = np.minimum(self.lengths[rows], longest)
-        ids = np.zeros((len(rows), int(cut.max(initial=1))), dtype=np.int64)
-        for line, (row, length) in enumerate(zip(rows.tolist(), cut.tolist(), strict=True)):
-            ids[line, :length] = self.flat[self.starts[row] : self.starts[row] + length]
-            ids[line, length - 1] = self.flat[self.starts[row + 1] - 1]
+        places = np.arange(int(cut.max(initial=1)))
+        at = np.minimum(
+            self.starts[rows, None] + places, len(self.flat) - 1
+        )  # what is read beyond a text's end is set to 0
+        ids = np.where(places < cut[:, None], self.flat[at], 0).astype(np.int64)
+        ids[np.arange(len(rows)), cut - 1] = self.flat[self.starts[rows + 1] - 1]
         return ids
 
 

@@ -20,8 +20,8 @@ Precision = Literal["auto", "bf16", "float32"]
 class Source:
     """Pairs to train on with their ids and sampler; `longest` tokens of a text are read, every `every`-th step is theirs.
 
-    `kind`: "similar" trains the vectors, "seq2seq" writes one text of a pair from the other, "masked" guesses hidden tokens
-    of the second texts of the pairs. `is_mined`: neighbours of its texts join the batch where the recipe asks for it.
+    `kind`: "similar" trains the vectors, "seq2seq" writes one text of a pair from the other. `is_mined`: neighbours of its
+    texts join the batch where the recipe asks for it.
     """
 
     pairs: Pairs
@@ -29,7 +29,7 @@ class Source:
     sampler: Sampler
     longest: int
     every: int = 1
-    kind: Literal["similar", "seq2seq", "masked"] = "similar"
+    kind: Literal["similar", "seq2seq"] = "similar"
     has_mover: bool = True
     is_mined: bool = False
     has_both: NDArray[np.bool_] = field(init=False)
@@ -41,13 +41,19 @@ class Source:
         ]
         object.__setattr__(self, "has_both", np.array(both, dtype=bool))
 
+    @property
+    def size(self) -> int:
+        """Pairs in a batch."""
+        return self.sampler.size
+
 
 @dataclass(frozen=True)
 class Recipe:
     """Choices of one stage. `rate` is the top learning rate, `word_rate` its factor for token vectors and weights.
 
     The loss of a batch of pairs is `in_batch_weight` · in-batch + `pair_weight` · thresholds + `mover_weight` · mover +
-    `cosent_weight` · CoSENT, each of them in models/losses.py.
+    `cosent_weight` · CoSENT, each of them in models/losses.py, + `teacher_weight` · what a teacher says (teacher.py).
+    `masked` is the share of tokens that the masked language model has to guess.
     """
 
     name: str
@@ -63,7 +69,10 @@ class Recipe:
     pair_weight: float = 2.0
     mover_weight: float = 1.0
     cosent_weight: float = 0.0
+    teacher_weight: float = 0.0
+    masked: float = 0.15
     mixup: float = 0.0
+    muon: bool = False
     warm_up: float = 0.06
     decay: float = 0.01
     checkpoint_s: float = 300.0

@@ -18,6 +18,7 @@ from scripts.training.network import SimBert, Vectors
 from scripts.training.pairs import Batch
 from scripts.training.processes import Processes
 from scripts.training.recipe import Recipe, Source
+from scripts.training.teacher import likeness, relations
 
 
 class Mix(NamedTuple):
@@ -94,10 +95,12 @@ def losses(
     number: int,
     processes: Processes | None = None,
     neighbours: Neighbours | None = None,
+    teacher: SimBert | None = None,
 ) -> dict[str, Tensor]:
     """Compute the losses of `batch`, number `number` of its source; "loss" is their weighted sum.
 
-    The mean of "loss" over the processes is the loss of the whole batch. `neighbours` mine further negatives.
+    The mean of "loss" over the processes is the loss of the whole batch. `neighbours` mine further negatives; a `teacher`
+    says how alike the process's own texts are.
     """
     processes = processes or Processes()
     pairs, device, count = source.pairs, network.gate.device, batch.positives
@@ -169,6 +172,13 @@ def losses(
         if recipe.cosent_weight:
             found["cosent"] = by_family(cosine, label, family, recipe.scale)
             total = total + recipe.cosent_weight * found["cosent"]
+    if recipe.teacher_weight and teacher is not None:
+        with torch.no_grad(), torch.autocast(device.type, dtype=torch.bfloat16, enabled=recipe.is_bf16(device)):
+            taught_a, taught_b = teacher(ids_a).sentences, teacher(ids_b).sentences
+        ours_a, ours_b = vectors_a.sentences, vectors_b.sentences
+        found["unlike"] = (likeness(ours_a, taught_a) + likeness(ours_b, taught_b)) / 2
+        found["related"] = relations(ours_a @ ours_b.T, taught_a @ taught_b.T, recipe.scale)
+        total = total + recipe.teacher_weight * (recipe.scale * found["unlike"] + found["related"])
     if recipe.mover_weight and source.has_mover:
 
         def tokens(vectors: Vectors, ids: Tensor, side: NDArray[np.int64], side_groups: Tensor) -> _Tokens:

@@ -1,7 +1,7 @@
 """The training loop of one stage: batches, losses, steps, checkpoints, curves."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -11,14 +11,16 @@ from torch import Tensor
 from tqdm import tqdm
 
 from scripts.training.checkpoint import write_state
-from scripts.training.language import language_loss, masked_batch, paired, share_of
-from scripts.training.learning_rates import optimiser, rate_at
+from scripts.training.language import language_loss, paired, share_of
+from scripts.training.learning_rates import Optimisers, optimiser, rate_at
 from scripts.training.neighbours import Neighbours
 from scripts.training.network import SimBert
+from scripts.training.packed import Packed, masked_loss
 from scripts.training.pairs import Batch
 from scripts.training.processes import Processes
 from scripts.training.recipe import Progress, Recipe, Source, schedule, turn_of
 from scripts.training.similarity import losses
+from scripts.training.teacher import Lessons, lesson_losses
 
 
 def language_losses(
@@ -31,15 +33,37 @@ def language_losses(
     processes = processes or Processes()
     device, random = network.gate.device, np.random.default_rng((3, number))
     left, right = source.pairs.left[batch.rows], source.pairs.right[batch.rows]
-    if source.kind == "seq2seq":
-        made = paired(source.ids, left, right, source.longest, random)
-    else:
-        made = masked_batch(source.ids.batch(right, source.longest), random)
+    made = paired(source.ids, left, right, source.longest, random)
     guesses = len(made.targets) / processes.count
     own = share_of(made, processes.own(len(made.ids)))
     with torch.autocast(device.type, dtype=torch.bfloat16, enabled=recipe.is_bf16(device)):
         loss = language_loss(network, own, guesses)
     return {"loss": loss, source.kind: loss}
+
+
+def step_losses(
+    network: SimBert,
+    recipe: Recipe,
+    source: Source | Packed | Lessons,
+    number: int,
+    processes: Processes | None = None,
+    neighbours: Neighbours | None = None,
+    teacher: SimBert | None = None,
+) -> dict[str, Tensor]:
+    """Compute the losses of batch `number` of `source`; the step goes down the gradient of "loss"."""
+    is_bf16 = recipe.is_bf16(network.gate.device)
+    if isinstance(source, Packed):
+        with torch.autocast(network.gate.device.type, dtype=torch.bfloat16, enabled=is_bf16):
+            loss = masked_loss(network, source, number, recipe.masked, processes)
+        return {"loss": loss, source.kind: loss}
+    if isinstance(source, Lessons):
+        if teacher is None:
+            raise ValueError("lessons need a teacher")
+        return lesson_losses(network, teacher, source, number, recipe.scale, is_bf16, processes)
+    batch = source.sampler.batch(number)
+    if source.kind == "similar":
+        return losses(network, recipe, source, batch, number, processes, neighbours, teacher)
+    return language_losses(network, recipe, source, batch, number, processes)
 
 
 def here(recipe: Recipe, progress: Progress) -> dict[str, float | str]:
@@ -53,7 +77,7 @@ def seed_step(seed: int, stage: str, step: int, rank: int) -> None:
     torch.manual_seed(int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> 1))
 
 
-def save(file: Path, network: SimBert, optimizer: torch.optim.AdamW | None, stage: str, progress: Progress) -> None:
+def save(file: Path, network: SimBert, optimizer: Optimisers | None, stage: str, progress: Progress) -> None:
     """Write a checkpoint; a kill leaves the old one or the new one."""
     state = {
         "network": network.state_dict(),
@@ -67,19 +91,20 @@ def save(file: Path, network: SimBert, optimizer: torch.optim.AdamW | None, stag
 def train(
     network: SimBert,
     recipe: Recipe,
-    sources: list[Source],
+    sources: Sequence[Source | Packed | Lessons],
     checkpoint: Path,
     measured: Callable[[], dict[str, float]],
     stop_at: int | None = None,
     processes: Processes | None = None,
     neighbours: Neighbours | None = None,
+    teacher: SimBert | None = None,
 ) -> Progress:
     """Run the stage from where `checkpoint` left it, or from its start; returns its progress with the curves.
 
     The first source is the main one; a later one takes every `every`-th step (`schedule`). `measured` is called at every
     checkpoint and at the end for the curves. `stop_at` ends the work at that step after a checkpoint, as a kill would (for
-    tests). Of several `processes` the first one writes and measures. `neighbours` mine hard negatives. Raises
-    FloatingPointError when the loss stops being a number.
+    tests). Of several `processes` the first one writes and measures. `neighbours` mine hard negatives, `teacher` gives the
+    vectors that are to be learnt. Raises FloatingPointError when the loss stops being a number.
     """
     processes = processes or Processes()
     optimizer, progress, device = optimiser(network, recipe), Progress(), network.gate.device
@@ -94,7 +119,7 @@ def train(
     network.train()
     parameters = [one for group in optimizer.param_groups for one in group["params"]]
     share = recipe.steps or int(recipe.seconds)
-    saved, sums, counted, since = progress.seconds, dict[str, list[float]](), 0, progress.seconds
+    saved, sums, counted, since = progress.seconds, dict[str, list[Tensor]](), 0, progress.seconds
     turns = schedule([one.every for one in sources])
     units = "steps" if recipe.steps else "s"
     with tqdm(
@@ -117,13 +142,9 @@ def train(
                 group["lr"] = recipe.rate * group["factor"] * scale
             turn, number = turn_of(progress.step, turns)
             source = sources[turn]
-            batch = source.sampler.batch(number)
             seed_step(recipe.seed, recipe.name, progress.step, processes.rank)
-            if source.kind == "similar":
-                found = losses(network, recipe, source, batch, number, processes, neighbours)
-            else:
-                found = language_losses(network, recipe, source, batch, number, processes)
-            optimizer.zero_grad(set_to_none=True)
+            found = step_losses(network, recipe, source, number, processes, neighbours, teacher)
+            optimizer.zero_grad()
             found["loss"].backward()  # type: ignore[no-untyped-call]
             processes.average_gradients(parameters)
             torch.nn.utils.clip_grad_norm_(parameters, 1.0)
@@ -131,12 +152,13 @@ def train(
             progress.step += 1
             seconds = time.perf_counter() - began
             progress.seconds = processes.agreed(progress.seconds + seconds, device)
-            counted += source.sampler.size
+            counted += source.size
             for name, value in found.items():
-                if turn == 0 or name in ("seq2seq", "masked"):
-                    sums.setdefault(name, []).append(float(value.detach()))
+                if turn == 0 or name == source.kind:
+                    sums.setdefault(name, []).append(value.detach())  # a number only at the report: reading one waits
             if progress.step % recipe.report_steps == 0:
-                means = processes.averaged({name: float(np.mean(values)) for name, values in sums.items()}, device)
+                means = {name: float(torch.stack(values).float().mean()) for name, values in sums.items()}
+                means = processes.averaged(means, device)
                 if not np.isfinite(list(means.values())).all():
                     raise FloatingPointError(f"{recipe.name}: the losses are {means} at step {progress.step}")
                 speed = counted / max(1e-9, progress.seconds - since)

@@ -1,0 +1,143 @@
+"""A larger network teaches a smaller one: its sentence vectors of any text are what the smaller one learns to give.
+
+The larger one, trained by the same program, tells more of a sentence than a label of a pair does, and of every sentence of
+the text (Reimers and Gurevych 2020, arXiv:2004.09813, taught other languages so). Of pairs it also tells how near every
+text of a batch is to every other one: the shares of a softmax over its cosines are matched (relational distillation).
+"""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors import safe_open
+from torch import Tensor
+from torch.nn import functional
+from transformers import BertConfig
+
+from scripts.training.network import SimBert
+from scripts.training.packed import Sentences
+from scripts.training.processes import Processes
+from scripts.training.start import load_start
+
+_CLS, _SEP = 2, 3
+
+
+def load_teacher(folder: Path, tokens: int, dim: int) -> SimBert:
+    """Load a folder of this program as a network that is only read.
+
+    Raises ValueError where it does not read the same `tokens` or give `dim` numbers, or is no such folder.
+    """
+    try:
+        config = BertConfig.from_pretrained(folder)
+        with safe_open(folder / "3_Dense" / "model.safetensors", "pt") as file:
+            theirs = file.get_slice("linear.weight").get_shape()[0]
+    except OSError as error:
+        raise ValueError(f"{folder} is no folder that scripts.train_simbert wrote: {error}") from error
+    if (config.vocab_size, theirs) != (tokens, dim):
+        raise ValueError(
+            f"{folder} reads {config.vocab_size:,} tokens and gives {theirs} dimensions, this network {tokens:,} and {dim}"
+        )
+    config.hidden_dropout_prob = config.attention_probs_dropout_prob = 0.0
+    teacher = SimBert(config, dim, 1)
+    load_start(teacher, folder)
+    return teacher.eval().requires_grad_(False)
+
+
+def likeness(taught: Tensor, teacher: Tensor) -> Tensor:
+    """Compute the mean of 1 − cosine of `taught` (n, dim) and `teacher` (n, dim), unit rows."""
+    return 1 - (taught * teacher).sum(dim=1).mean()
+
+
+def relations(taught: Tensor, teacher: Tensor, scale: float) -> Tensor:
+    """Compute the mean over rows of KL(softmax(scale · teacher) ‖ softmax(scale · taught)); both are cosines (n, m)."""
+    wanted = functional.log_softmax(scale * teacher, dim=1)
+    return functional.kl_div(
+        functional.log_softmax(scale * taught, dim=1), wanted, reduction="batchmean", log_target=True
+    )
+
+
+@dataclass
+class Lessons:
+    """Sentences of a row of tokens on a device, `size` of like length a batch; a batch is a function of seed and number alone."""
+
+    tokens: Tensor
+    found: Sentences
+    size: int
+    seed: int
+    every: int = 1
+    kind: Literal["taught"] = "taught"
+    _order: tuple[int, NDArray[np.int64]] | None = field(default=None)
+
+    def batch(self, number: int, own: slice = slice(None)) -> Tensor:
+        """Give texts (n, t), [CLS] … [SEP], padded with 0; of the batch's only the `own` ones."""
+        count = min(self.size, len(self.found.starts))
+        if not count:
+            raise ValueError("the text has no sentence to learn from")
+        epoch, place = divmod(number, len(self.found.starts) // count)
+        if self._order is None or self._order[0] != epoch:
+            random = np.random.default_rng((self.seed, 10, epoch))
+            rows = random.permutation(len(self.found.starts))
+            window = count * 64
+            ordered = [
+                part[np.argsort(self.found.lengths[part], kind="stable")]
+                for part in (rows[start : start + window] for start in range(0, len(rows), window))
+            ]
+            batches = np.concatenate(ordered)[: len(rows) // count * count].reshape(-1, count)
+            self._order = epoch, batches[random.permutation(len(batches))]
+        rows = self._order[1][place]
+        width = int(self.found.lengths[rows].max()) + 2
+        rows = rows[own]
+        starts, lengths = (
+            torch.from_numpy(values[rows]).to(self.tokens.device)[:, None]
+            for values in (self.found.starts, self.found.lengths)
+        )
+        places = torch.arange(width, device=starts.device)
+        at = (starts + places - 1).clamp(0, len(self.tokens) - 1)
+        ids = self.tokens[at].long().masked_fill(places > lengths, 0).masked_fill(places == lengths + 1, _SEP)
+        ids[:, 0] = _CLS
+        return ids
+
+
+@torch.no_grad()
+def align(network: SimBert, teacher: SimBert, lessons: Lessons, batches: int = 8, ridge: float = 1e-3) -> None:
+    """Set the projection of `network` to the least-squares one of its means to the teacher's vectors, of a few lessons.
+
+    The two have learnt their dimensions apart: what is only another basis need not be learnt step by step.
+    """
+    is_training = network.training
+    network.eval()
+    read = [lessons.batch(number) for number in range(batches)]
+    means = torch.cat([network.pooled(ids) for ids in read]).double()  # (n, hidden)
+    wanted = torch.cat([teacher(ids).sentences for ids in read]).double()  # (n, dim)
+    square = means.T @ means
+    square += ridge * square.diagonal().mean() * torch.eye(len(square), dtype=square.dtype, device=square.device)
+    network.dense.weight.copy_(torch.linalg.solve(square, means.T @ wanted).T)
+    network.train(is_training)
+
+
+def lesson_losses(
+    network: SimBert,
+    teacher: SimBert,
+    lessons: Lessons,
+    number: int,
+    scale: float,
+    is_bf16: bool,
+    processes: Processes | None = None,
+) -> dict[str, Tensor]:
+    """Compute how unlike the network's vectors of lesson `number` are to the teacher's, and their relations in the batch.
+
+    The mean over the processes is about the batch's: each one relates its own texts.
+    """
+    processes = processes or Processes()
+    ids = lessons.batch(number, slice(processes.rank, None, processes.count))
+    with torch.autocast(ids.device.type, dtype=torch.bfloat16, enabled=is_bf16):
+        with torch.no_grad():
+            theirs = teacher(ids).sentences
+        ours = network(ids).sentences
+    unlike = likeness(ours, theirs)
+    half = len(ours) // 2  # against the other half: a text's likeness to itself would drown everything
+    related = relations(ours[:half] @ ours[half:].T, theirs[:half] @ theirs[half:].T, scale)
+    return {"loss": unlike * scale + related, "unlike": unlike, "related": related}
