@@ -68,8 +68,9 @@ def prepare(choices: argparse.Namespace, work: Path) -> Material:
     pairs = read_pairs(choices.pairs, choices.leave_out_pairs)
     positive = int((pairs.label == 1).sum())
     say(f"{len(pairs.label):,} pairs, {positive:,} positive, {len(pairs.texts):,} texts; {len(files)} text files")
-    if choices.start is not None and not (work / "tokenizer.json").exists():
-        shutil.copyfile(choices.start / "tokenizer.json", work / "tokenizer.part")
+    given = choices.tokenizer or (choices.start and choices.start / "tokenizer.json")
+    if given is not None and not (work / "tokenizer.json").exists():
+        shutil.copyfile(given, work / "tokenizer.part")
         (work / "tokenizer.part").replace(work / "tokenizer.json")
     if not (work / "tokenizer.json").exists():
         lines = chain(pairs.texts, chain.from_iterable(map(read_lines, files)))
@@ -311,6 +312,8 @@ def _run(choices: argparse.Namespace, processes: Processes, device: torch.device
         "retrieve": choices.retrieve,
         "max_tokens": choices.max_tokens,
     }
+    if not bool(network.table.any()):
+        network.keep_table()  # without stage static: the token vectors as they are now
     export(network, material.tokenizer, choices.out, card, choices.max_tokens)
     write_curves(rows, choices.out)
     say(f"wrote {choices.out}")

@@ -13,6 +13,7 @@ from scripts.train_simbert import run
 from scripts.training.network import SimBert, bert_config
 from scripts.training.packed import Sentences, sentences
 from scripts.training.pairs import tokenize
+from scripts.training.start import load_start
 from scripts.training.teacher import Lessons, align, lesson_losses, likeness, load_teacher, relations
 from tiny_training import QUESTIONS, choices, write_corpus
 
@@ -90,11 +91,8 @@ def test_a_small_network_learns_what_a_larger_one_says(tmp_path: Path) -> None:
     corpus = write_corpus(tmp_path)
     larger = ["--hidden", "32", "--layers", "3", "--stages", "language", "similar", "--steps", "3"]
     run(choices(corpus, tmp_path / "teacher", *larger))
-    (tmp_path / "small.work").mkdir()
-    (tmp_path / "small.work" / "tokenizer.json").write_bytes((tmp_path / "teacher" / "tokenizer.json").read_bytes())
-    (tmp_path / "cut.work").mkdir()
-    (tmp_path / "cut.work" / "tokenizer.json").write_bytes((tmp_path / "teacher" / "tokenizer.json").read_bytes())
-    more = ["--teacher", str(tmp_path / "teacher"), "--stages", "language", "taught", "similar", "supervised"]
+    more = ["--teacher", str(tmp_path / "teacher"), "--tokenizer", str(tmp_path / "teacher" / "tokenizer.json")]
+    more += ["--stages", "language", "taught", "similar", "supervised"]
     more += ["--steps", "1", "2", "150", "6", "--sentences", "16", "--rates", "1e-3", "1e-3", "5e-3", "1e-3"]
     small = run(choices(corpus, tmp_path / "small", *more)).eval()
     assert "taught" in (tmp_path / "small" / "curves.csv").read_text(encoding="utf-8")
@@ -112,6 +110,16 @@ def test_a_small_network_learns_what_a_larger_one_says(tmp_path: Path) -> None:
         near, far = (float(likeness(one(ids).sentences, theirs)) for one in (small, untaught))
     assert near < 0.8 * far
     assert not any(parameter.requires_grad for parameter in teacher.parameters())
+    alone = ["--start", str(tmp_path / "small"), "--teacher", str(tmp_path / "teacher"), "--projection-alone"]
+    alone += ["--language-every", "0", "--mover-weight", "0", "--passages", "0"]
+    alone += ["--stages", "taught", "supervised", "--steps", "1", "1", "2", "2"]
+    projected = run(choices(corpus, tmp_path / "alone", *alone))
+    started = SimBert(small.bert.config, 16, len(projected.threshold))
+    load_start(started, tmp_path / "small")
+    changed = {
+        name for name, value in started.state_dict().items() if not torch.equal(value, projected.state_dict()[name])
+    }
+    assert {"dense.weight"} <= changed <= {"dense.weight", "threshold"}
 
 
 def test_a_teacher_of_other_tokens_is_refused(tmp_path: Path) -> None:

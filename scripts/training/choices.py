@@ -34,6 +34,12 @@ def parser(description: str) -> argparse.ArgumentParser:
         help="folder of a larger model of this program whose vectors are learnt",
     )
     add(
+        "--tokenizer",
+        type=Path,
+        metavar="FILE",
+        help="tokenizer.json to use, a teacher's, in place of a new vocabulary",
+    )
+    add(
         "--projection-alone",
         action="store_true",
         help="train the projection to sentence vectors and keep everything below it; without --language-every",
