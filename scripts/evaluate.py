@@ -45,7 +45,7 @@ def pair_scores(
     if model in FLOORS:
         floor = TfIdf(dict.fromkeys(text for pair in pairs for text in pair), FLOORS[model])
         return {model: [floor.similarity(*pair) for pair in tqdm(pairs, desc=model, unit="pairs", mininterval=2)]}
-    encoder = served_encoder(model, device)
+    encoder = served_encoder(model, device, torch.get_num_threads())
     codec = token_codec(encoder)
     texts = list(dict.fromkeys(text for pair in pairs for text in pair))
     place = {text: row for row, text in enumerate(texts)}
@@ -156,7 +156,7 @@ def evaluate_task(choices: argparse.Namespace, task: Task) -> dict[str, Any]:
             rows = np.arange(len(texts)) if within is None else within[place]
             ranked.append(rows[np.argsort(-floor.scores(query)[rows], kind="stable")[:100]])
         return report | measured(ranked)
-    encoder = served_encoder(choices.model, choices.device)
+    encoder = served_encoder(choices.model, choices.device, torch.get_num_threads())
     search = FileSearch(encoder, texts, list(task.queries.values()))
     ratio = search.length_ratio()
     report |= {"truncated": search.corpus.truncated, "length_ratio": round(ratio, 2)}
@@ -170,7 +170,7 @@ def evaluate_task(choices: argparse.Namespace, task: Task) -> dict[str, Any]:
 def evaluate_weights(choices: argparse.Namespace, task: Task) -> dict[str, Any]:
     """Try weights of transport and of BM25 on one task: MRR@10 ×100 for every couple, from problems that are solved once."""
     names = list(task.corpus)
-    encoder = served_encoder(choices.model, choices.device)
+    encoder = served_encoder(choices.model, choices.device, torch.get_num_threads())
     search = FileSearch(encoder, list(task.corpus.values()), list(task.queries.values()))
     setting = settings(choices, encoder.card)[0]
     parts = search.parts(setting)

@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from scripts.lines import read_lines
-from scripts.training.choices import BY_LENGTH, has_layers, mining, nth, parser, recipe
+from scripts.training.choices import BY_LENGTH, has_layers, mining, nth, parser, recipe, refuse
 from scripts.training.development import labelled, measure, question_search, write_passage_search, write_question_search
 from scripts.training.export import export, write_curves
 from scripts.training.first_vectors import count_neighbours, inverse_document_frequency, ppmi, reduced
@@ -41,7 +41,7 @@ from scripts.training.recipe import Progress, Source
 from scripts.training.stages import save, train
 from scripts.training.start import load_start
 from scripts.training.teacher import Lessons, align, load_teacher
-from scripts.training.vocabulary import build_tokenizer, text_files
+from scripts.training.vocabulary import SPECIALS, build_tokenizer, text_files
 
 
 @dataclass(frozen=True)
@@ -70,6 +70,9 @@ def prepare(choices: argparse.Namespace, work: Path) -> Material:
     say(f"{len(pairs.label):,} pairs, {positive:,} positive, {len(pairs.texts):,} texts; {len(files)} text files")
     given = choices.tokenizer or (choices.start and choices.start / "tokenizer.json")
     if given is not None and not (work / "tokenizer.json").exists():
+        theirs = Tokenizer.from_file(str(given))
+        if [theirs.token_to_id(one) for one in SPECIALS] != list(range(len(SPECIALS))):
+            raise ValueError(f"{given} does not number {', '.join(SPECIALS)} from 0 on")
         shutil.copyfile(given, work / "tokenizer.part")
         (work / "tokenizer.part").replace(work / "tokenizer.json")
     if not (work / "tokenizer.json").exists():
@@ -149,7 +152,7 @@ def sources(
             found.append(Packed(tokens, choices.windows, choices.masked_tokens, choices.seed))
         else:
             ends = [row for row in map(material.tokenizer.token_to_id, "。！？；!?;") if row is not None]
-            where = sentences(material.packed, ends, 4, choices.longest_sentence)
+            where = sentences(material.packed, ends, 4, min(choices.longest_sentence, choices.positions - 2))
             say(f"{len(where.starts):,} sentences")
             found.append(Lessons(tokens, where, choices.sentences, choices.seed))
     else:
@@ -198,6 +201,7 @@ def mined(choices: argparse.Namespace, material: Material, network: SimBert) -> 
 
 def run(choices: argparse.Namespace, stop_at: int | None = None) -> SimBert:
     """Train the stages and export the model folder; `stop_at` ends the last stage early at that step, as a kill would."""
+    refuse(choices)
     torch.set_num_threads(choices.threads)
     processes, device = join(choices.device)
     try:
@@ -246,9 +250,7 @@ def _run(choices: argparse.Namespace, processes: Processes, device: torch.device
     network.to(device)
     teacher = None
     if choices.teacher is not None:
-        teacher = load_teacher(choices.teacher, material.tokenizer.get_vocab_size(), choices.dim).to(device)
-    elif "taught" in choices.stages:
-        raise ValueError("stage taught needs a --teacher")
+        teacher = load_teacher(choices.teacher, material.tokenizer.get_vocab(), choices.dim).to(device)
     checkpoint, rows = work / "checkpoint.pt", list[dict[str, float | str]]()
     for stage in choices.stages:
         one = recipe(choices, stage)

@@ -22,10 +22,12 @@ def tokenizer() -> Tokenizer:
 
 
 def test_paragraphs_stand_end_to_end(tokenizer: Tokenizer, tmp_path_factory: pytest.TempPathFactory) -> None:
-    """Every line and every text is its tokens and [SEP], files first, the texts as often as asked."""
+    """Every line and every text is its tokens and [SEP], files first, the texts as often as asked; nothing is cut."""
     file = tmp_path_factory.mktemp("text") / "a.txt"
     file.write_text("图书馆几点开门？\n退货要多久\n", encoding="utf-8")
-    row = pack(tokenizer, [file], ["怎么还款"], times=2).tolist()
+    cutting = Tokenizer.from_str(tokenizer.to_str())
+    cutting.enable_truncation(3)
+    row = pack(cutting, [file], ["怎么还款"], times=2).tolist()
     expected = []
     for line in ("图书馆几点开门？", "退货要多久", "怎么还款", "怎么还款"):
         expected += [*tokenizer.encode(line, add_special_tokens=False).ids, 3]

@@ -13,6 +13,7 @@ from scripts.train_simbert import run
 from scripts.training.network import SimBert, bert_config
 from scripts.training.packed import Sentences, sentences
 from scripts.training.pairs import tokenize
+from scripts.training.processes import Processes
 from scripts.training.start import load_start
 from scripts.training.teacher import Lessons, align, lesson_losses, likeness, load_teacher, relations
 from tiny_training import QUESTIONS, choices, write_corpus
@@ -100,9 +101,9 @@ def test_a_small_network_learns_what_a_larger_one_says(tmp_path: Path) -> None:
     resumed = run(choices(corpus, tmp_path / "cut", *more))
     for name, value in small.state_dict().items():
         assert torch.equal(value, resumed.state_dict()[name]), name
-    vocabulary = small.gate.shape[0]
-    teacher = load_teacher(tmp_path / "teacher", vocabulary, 16)
-    ids = tokenize(Tokenizer.from_file(str(tmp_path / "small" / "tokenizer.json")), QUESTIONS).batch(np.arange(8), 12)
+    tokenizer = Tokenizer.from_file(str(tmp_path / "small" / "tokenizer.json"))
+    teacher = load_teacher(tmp_path / "teacher", tokenizer.get_vocab(), 16)
+    ids = tokenize(tokenizer, QUESTIONS).batch(np.arange(8), 12)
     ids = torch.from_numpy(ids)
     untaught = SimBert(small.bert.config, 16, 2).eval()
     with torch.no_grad():
@@ -126,13 +127,18 @@ def test_a_teacher_of_other_tokens_is_refused(tmp_path: Path) -> None:
     """A teacher with another vocabulary or other dimensions, a folder without one, and a lesson without a teacher are errors."""
     corpus = write_corpus(tmp_path)
     run(choices(corpus, tmp_path / "teacher", "--stages", "static", "--steps", "1"))
+    vocabulary = Tokenizer.from_file(str(tmp_path / "teacher" / "tokenizer.json")).get_vocab()
     with pytest.raises(ValueError, match=r"this network 7 and 16"):
-        load_teacher(tmp_path / "teacher", 7, 16)
+        load_teacher(tmp_path / "teacher", dict(list(vocabulary.items())[:7]), 16)
+    with pytest.raises(ValueError, match="another vocabulary of"):  # of the same size
+        load_teacher(tmp_path / "teacher", vocabulary | {"怎": vocabulary["么"], "么": vocabulary["怎"]}, 16)
     with pytest.raises(ValueError, match=r"no folder that scripts\.train_simbert wrote"):
-        load_teacher(tmp_path / "nothing", 7, 16)
+        load_teacher(tmp_path / "nothing", vocabulary, 16)
     with pytest.raises(ValueError, match="needs a --teacher"):
         run(choices(corpus, tmp_path / "other", "--stages", "language", "taught", "--steps", "1"))
     network = SimBert(bert_config(50, 24, 1, 2, 48, 64), 16, 1)
     lessons = Lessons(torch.arange(5, 45, dtype=torch.int32), Sentences(np.array([0, 9]), np.array([5, 5])), 2, 1)
     found = lesson_losses(network, network, lessons, 0, 20.0, False)
     assert float(found["unlike"].detach()) == pytest.approx(0, abs=1e-5)
+    with pytest.raises(ValueError, match="two sentences for each of 2 processes"):
+        lesson_losses(network, network, lessons, 0, 20.0, False, Processes(1, 2))

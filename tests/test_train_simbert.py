@@ -17,13 +17,14 @@ from transformers import AutoTokenizer
 from models.encoder import Encoder
 from models.fallback import is_cjk
 from models.fusion import SharesByLength
+from scripts.model_folder import bert_tokenizer
 from scripts.train_simbert import keep_part, run
 from scripts.training.first_vectors import count_neighbours, inverse_document_frequency, ppmi, reduced
 from scripts.training.network import SimBert, bert_config
 from scripts.training.pairs import Pairs, Sampler, read_pairs, split, tokenize
 from scripts.training.passages import cloze
 from scripts.training.start import load_start
-from scripts.training.vocabulary import SPECIALS, build_tokenizer, text_files
+from scripts.training.vocabulary import SPECIALS, build_tokenizer, normalizer, text_files
 from tiny_training import EVERYTHING, PARAGRAPHS, QUESTIONS, choices, write_corpus
 
 
@@ -306,3 +307,12 @@ def test_a_drawn_sentence_belongs_to_its_paragraph(seed: int) -> None:
         assert sentence in paragraph
         assert rest in (paragraph, paragraph.replace(sentence, ""))
     assert cloze("只有一句话。", np.random.default_rng(seed)) is None
+
+
+def test_a_tokenizer_with_other_specials_is_refused(corpus: Path, tmp_path: Path) -> None:
+    """The network knows [PAD] to [MASK] by their numbers: a tokenizer that numbers them otherwise is not taken."""
+    vocabulary = {"a": 0, "[PAD]": 1, "[UNK]": 2, "[CLS]": 3, "[SEP]": 4, "[MASK]": 5}
+    bert_tokenizer(vocabulary, normalizer()).save(str(tmp_path / "other.json"))
+    with pytest.raises(ValueError, match=r"other\.json does not number \[PAD\]"):
+        run(choices(corpus, tmp_path / "out", "--tokenizer", str(tmp_path / "other.json")))
+    assert not (tmp_path / "out.work" / "tokenizer.json").exists()

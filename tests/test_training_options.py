@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch.nn import functional
 
 from models.losses import cosent
-from scripts.training.choices import has_layers, parser, recipe
+from scripts.training.choices import has_layers, parser, recipe, refuse
 from scripts.training.learning_rates import depth_factor, optimiser
 from scripts.training.neighbours import Mining, Neighbours
 from scripts.training.network import SimBert, bert_config
@@ -246,3 +246,36 @@ def test_numbers_per_stage_and_layers() -> None:
     both = parser("").parse_args([*given, "similar", "supervised"])
     assert [has_layers(both, stage) for stage in both.stages] == [False, True, True]
     assert recipe(both, "similar").cosent_weight == 0
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        (["--stages", "taught"], "needs a --teacher"),
+        (["--projection-alone"], "--language-every 0"),
+        (["--projection-alone", "--language-every", "0", "--stages", "language"], "no stage language"),
+        (["--start", "a", "--tokenizer", "b"], "leave --tokenizer out"),
+        (["--stages", "language", "--windows", "64", "1024"], "--positions 512 at most"),
+        (["--stages", "language", "--windows", "2"], "at least 3 tokens"),
+    ],
+)
+def test_choices_that_do_not_go_together_are_refused(more: list[str], said: str) -> None:
+    """What would fail in the middle of the training, or train nothing, is said before anything is read."""
+    files = ["--pairs", "p", "--text", "t", "--out", "o"]
+    refuse(parser("").parse_args(files))
+    with pytest.raises(ValueError, match=said):
+        refuse(parser("").parse_args([*files, *more]))
+
+
+def test_the_optimiser_reads_the_checkpoints_of_before() -> None:
+    """The state of an AdamW that stands alone is read as that of the only part; one of other parts is refused."""
+    network = tiny()
+    stepped = optimiser(network, Recipe("language", True, 1e-3))
+    network(IDS).sentences.sum().backward()
+    stepped.step()
+    (alone,) = stepped.state_dict()
+    fresh = optimiser(network, Recipe("language", True, 1e-3))
+    fresh.load_state_dict(alone)
+    torch.testing.assert_close(fresh.state_dict()[0]["state"], alone["state"])
+    with pytest.raises(ValueError, match="--muon as it was"):
+        optimiser(network, Recipe("language", True, 1e-3, muon=True)).load_state_dict(alone)

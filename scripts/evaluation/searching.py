@@ -6,7 +6,6 @@ from tempfile import TemporaryDirectory
 from typing import Literal, NamedTuple
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from tqdm import tqdm
 
@@ -55,10 +54,10 @@ class EncodedTexts:
     truncated: int
 
 
-def served_encoder(model: str, device: str) -> Encoder:
-    """Load a model folder as the service runs it, on as many threads as torch has: on the CPU as a graph where it can be one."""
+def served_encoder(model: str, device: str, threads: int) -> Encoder:
+    """Load a model folder as the service runs it on so many `threads`: on the CPU as a graph where it can be one."""
     with TemporaryDirectory() as data_dir:
-        named = {"model": model, "device": device, "threads": torch.get_num_threads(), "data_dir": data_dir}
+        named = {"model": model, "device": device, "threads": threads, "data_dir": data_dir}
         return load_encoder(Settings.model_validate(named))
 
 

@@ -238,6 +238,22 @@ def has_layers(choices: argparse.Namespace, stage: str) -> bool:
     return stage != "static" and (choices.start is not None or bool({"language", "taught", "similar"} & set(before)))
 
 
+def refuse(choices: argparse.Namespace) -> None:
+    """Raise ValueError where choices do not go together, before anything is read."""
+    if "taught" in choices.stages and choices.teacher is None:
+        raise ValueError("stage taught needs a --teacher")
+    if choices.projection_alone and (choices.language_every or "language" in choices.stages):
+        raise ValueError(
+            "the language model has no projection: --projection-alone needs --language-every 0 and no stage language"
+        )
+    if choices.start is not None and choices.tokenizer is not None:
+        raise ValueError("the folder of --start has its own tokenizer: leave --tokenizer out")
+    if "language" in choices.stages and not 3 <= min(choices.windows) <= max(choices.windows) <= choices.positions:
+        raise ValueError(
+            f"--windows {choices.windows}: a window has at least 3 tokens, and --positions {choices.positions} at most"
+        )
+
+
 def mining(choices: argparse.Namespace) -> Mining | None:
     """Collect how hard negatives are mined, if they are."""
     number, (first, last) = choices.hard_negatives, choices.hard_ranks

@@ -13,10 +13,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from scripts.training.network import SimBert
+from scripts.training.network import SEP, SimBert
 from scripts.training.pairs import Ids
-
-_SEP = 3
 
 
 class LanguageBatch(NamedTuple):
@@ -61,7 +59,7 @@ def paired(
 
     def text(row: int) -> NDArray[np.int64]:
         whole = ids.flat[ids.starts[row] : ids.starts[row + 1]].astype(np.int64)
-        return whole if len(whole) <= longest else np.append(whole[: longest - 1], _SEP)
+        return whole if len(whole) <= longest else np.append(whole[: longest - 1], SEP)
 
     return seq2seq_batch([text(row) for row in first], [text(row)[1:] for row in second])
 

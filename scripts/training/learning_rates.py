@@ -50,8 +50,16 @@ class Optimisers:
         """Give the state of every part."""
         return [part.state_dict() for part in self._parts]
 
-    def load_state_dict(self, states: list[dict[str, Any]]) -> None:
-        """Go back to `states`."""
+    def load_state_dict(self, states: list[dict[str, Any]] | dict[str, Any]) -> None:
+        """Go back to `states`; one that stands alone is AdamW's, as checkpoints had it before there was Muon.
+
+        Raises ValueError where they are not those of these parts.
+        """
+        states = [states] if isinstance(states, dict) else states
+        if len(states) != len(self._parts):
+            raise ValueError(
+                f"a checkpoint of {len(states)} optimisers for {len(self._parts)}: --muon as it was, please"
+            )
         for part, state in zip(self._parts, states, strict=True):
             part.load_state_dict(state)
 

@@ -18,7 +18,7 @@ from transformers import AttentionInterface, AttentionMaskInterface, BertConfig,
 from transformers.masking_utils import sdpa_mask
 
 SPECIAL_IDS = 5  # [PAD] 0, [UNK] 1, [CLS] 2, [SEP] 3, [MASK] 4
-_UNKNOWN = 1
+_UNKNOWN, CLS, SEP, MASK = 1, 2, 3, 4
 
 
 def _full_precision_attention(

@@ -19,10 +19,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from scripts.lines import read_lines
-from scripts.training.network import SPECIAL_IDS, SimBert
+from scripts.training.network import CLS, MASK, SEP, SPECIAL_IDS, SimBert
 from scripts.training.processes import Processes
 
-_CLS, _SEP, _MASK = 2, 3, 4
 _LONGER = (0.5, 0.2)  # shares of spans of two tokens and more, and of three
 _NOT_ASKED = -100
 
@@ -30,16 +29,19 @@ _NOT_ASKED = -100
 def pack(tokenizer: Tokenizer, files: Iterable[Path], texts: Sequence[str], times: int) -> NDArray[np.uint16]:
     """Lay the lines of `files`, then `times` over the `texts`, end to end: tokens (n,), [SEP] behind each.
 
-    Raises ValueError where the vocabulary has more tokens than 16 bits can number.
+    Nothing is cut, whatever the tokenizer would cut. Raises ValueError where the vocabulary has more tokens than 16 bits can
+    number.
     """
     if tokenizer.get_vocab_size() > 1 << 16:
         raise ValueError(f"{tokenizer.get_vocab_size():,} tokens do not fit 16 bits")
+    whole = Tokenizer.from_str(tokenizer.to_str())
+    whole.no_truncation()
 
     def packed(lines: Iterable[str]) -> NDArray[np.uint16]:
         rest, parts = iter(lines), [np.zeros(0, np.uint16)]
         while chunk := list(islice(rest, 20_000)):
-            ids = [encoding.ids for encoding in tokenizer.encode_batch_fast(chunk, add_special_tokens=False)]
-            parts.append(np.fromiter(chain.from_iterable((*one, _SEP) for one in ids), np.uint16))
+            ids = [encoding.ids for encoding in whole.encode_batch_fast(chunk, add_special_tokens=False)]
+            parts.append(np.fromiter(chain.from_iterable((*one, SEP) for one in ids), np.uint16))
         return np.concatenate(parts)
 
     return np.concatenate([packed(chain.from_iterable(map(read_lines, files))), *[packed(texts)] * times])
@@ -68,7 +70,7 @@ def hide(ids: Tensor, tokens: int, generator: torch.Generator, share: float) -> 
     places = (chosen + 0.5 * draw[2]).flatten().topk(most, sorted=False).indices
     targets = torch.where(chosen.flatten()[places], ids.flatten()[places], _NOT_ASKED)
     others = torch.randint(SPECIAL_IDS, tokens, ids.shape, generator=generator, device=ids.device, dtype=ids.dtype)
-    shown = torch.where(draw[2] < 0.8, _MASK, torch.where(draw[2] < 0.9, others, ids))
+    shown = torch.where(draw[2] < 0.8, MASK, torch.where(draw[2] < 0.9, others, ids))
     return Hidden(torch.where(chosen, shown, ids), places, targets)
 
 
@@ -100,7 +102,7 @@ class Packed:
             self._orders[length] = epoch, random.permutation(windows) * length + int(random.integers(length))
         starts = torch.from_numpy(self._orders[length][1][place * count : (place + 1) * count]).to(self.tokens.device)
         ids = self.tokens[starts[:, None] + torch.arange(length, device=starts.device)].long()
-        ids[:, 0], ids[:, -1] = _CLS, _SEP
+        ids[:, 0], ids[:, -1] = CLS, SEP
         return ids
 
 
@@ -143,7 +145,7 @@ class Sentences(NamedTuple):
 def sentences(tokens: NDArray[np.uint16], ends: Sequence[int], shortest: int, longest: int) -> Sentences:
     """Find the sentences of `tokens` (n,): they end with one of `ends`, or before [SEP]; kept: `shortest` to `longest` tokens."""
     is_end = np.isin(tokens, np.array(ends, np.uint16))
-    is_break = tokens == _SEP
+    is_break = tokens == SEP
     stops = np.flatnonzero(is_end | is_break)
     starts = np.concatenate([[0], stops[:-1] + 1]) if len(stops) else stops
     lengths = stops - starts + is_end[stops]

@@ -147,9 +147,7 @@ class Ids(NamedTuple):
         """Lay the texts `rows` out as (n, t) ids padded with 0; texts over `longest` tokens lose their end but keep [SEP]."""
         cut = np.minimum(self.lengths[rows], longest)
         places = np.arange(int(cut.max(initial=1)))
-        at = np.minimum(
-            self.starts[rows, None] + places, len(self.flat) - 1
-        )  # what is read beyond a text's end is set to 0
+        at = np.minimum(self.starts[rows, None] + places, len(self.flat) - 1)  # beyond a text's end: set to 0
         ids = np.where(places < cut[:, None], self.flat[at], 0).astype(np.int64)
         ids[np.arange(len(rows)), cut - 1] = self.flat[self.starts[rows + 1] - 1]
         return ids

@@ -5,6 +5,7 @@ the text (Reimers and Gurevych 2020, arXiv:2004.09813, taught other languages so
 text of a batch is to every other one: the shares of a softmax over its cosines are matched (relational distillation).
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -13,33 +14,35 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from safetensors import safe_open
+from tokenizers import Tokenizer
 from torch import Tensor
 from torch.nn import functional
 from transformers import BertConfig
 
-from scripts.training.network import SimBert
+from scripts.training.network import CLS, SEP, SimBert
 from scripts.training.packed import Sentences
 from scripts.training.processes import Processes
 from scripts.training.start import load_start
 
-_CLS, _SEP = 2, 3
 
-
-def load_teacher(folder: Path, tokens: int, dim: int) -> SimBert:
+def load_teacher(folder: Path, vocabulary: Mapping[str, int], dim: int) -> SimBert:
     """Load a folder of this program as a network that is only read.
 
-    Raises ValueError where it does not read the same `tokens` or give `dim` numbers, or is no such folder.
+    Raises ValueError where it does not have the same `vocabulary` or give `dim` numbers, or is no such folder.
     """
     try:
-        config = BertConfig.from_pretrained(folder)
+        config = BertConfig.from_pretrained(folder, local_files_only=True)
         with safe_open(folder / "3_Dense" / "model.safetensors", "pt") as file:
             theirs = file.get_slice("linear.weight").get_shape()[0]
     except OSError as error:
         raise ValueError(f"{folder} is no folder that scripts.train_simbert wrote: {error}") from error
-    if (config.vocab_size, theirs) != (tokens, dim):
+    if (config.vocab_size, theirs) != (len(vocabulary), dim):
         raise ValueError(
-            f"{folder} reads {config.vocab_size:,} tokens and gives {theirs} dimensions, this network {tokens:,} and {dim}"
+            f"{folder} reads {config.vocab_size:,} tokens and gives {theirs} dimensions, "
+            f"this network {len(vocabulary):,} and {dim}"
         )
+    if Tokenizer.from_file(str(folder / "tokenizer.json")).get_vocab() != vocabulary:
+        raise ValueError(f"{folder} has another vocabulary of {len(vocabulary):,} tokens: give its file as --tokenizer")
     config.hidden_dropout_prob = config.attention_probs_dropout_prob = 0.0
     teacher = SimBert(config, dim, 1)
     load_start(teacher, folder)
@@ -96,8 +99,8 @@ class Lessons:
         )
         places = torch.arange(width, device=starts.device)
         at = (starts + places - 1).clamp(0, len(self.tokens) - 1)
-        ids = self.tokens[at].long().masked_fill(places > lengths, 0).masked_fill(places == lengths + 1, _SEP)
-        ids[:, 0] = _CLS
+        ids = self.tokens[at].long().masked_fill(places > lengths, 0).masked_fill(places == lengths + 1, SEP)
+        ids[:, 0] = CLS
         return ids
 
 
@@ -129,10 +132,15 @@ def lesson_losses(
 ) -> dict[str, Tensor]:
     """Compute how unlike the network's vectors of lesson `number` are to the teacher's, and their relations in the batch.
 
-    The mean over the processes is about the batch's: each one relates its own texts.
+    The mean over the processes is about the batch's: each one relates its own texts. Raises ValueError where it has less
+    than two of them.
     """
     processes = processes or Processes()
     ids = lessons.batch(number, slice(processes.rank, None, processes.count))
+    if len(ids) < 2:
+        raise ValueError(
+            f"a lesson needs two sentences for each of {processes.count} processes, this one has {len(ids)}"
+        )
     with torch.autocast(ids.device.type, dtype=torch.bfloat16, enabled=is_bf16):
         with torch.no_grad():
             theirs = teacher(ids).sentences
