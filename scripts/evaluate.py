@@ -157,13 +157,12 @@ def evaluate_task(choices: argparse.Namespace, task: Task) -> dict[str, Any]:
             ranked.append(rows[np.argsort(-floor.scores(query)[rows], kind="stable")[:100]])
         return report | measured(ranked)
     encoder = served_encoder(choices.model, choices.device, torch.get_num_threads())
-    search = FileSearch(encoder, texts, list(task.queries.values()))
+    wanted = settings(choices, encoder.card)
+    by_words = within is None and all(setting.retrieve == "lexical" for setting in wanted)
+    search = FileSearch(encoder, texts, list(task.queries.values()), choices.candidates if by_words else 0)
     ratio = search.length_ratio()
     report |= {"truncated": search.corpus.truncated, "length_ratio": round(ratio, 2)}
-    runs = [
-        described(setting, ratio) | measured(search.rankings(setting, within))
-        for setting in settings(choices, encoder.card)
-    ]
+    runs = [described(setting, ratio) | measured(search.rankings(setting, within)) for setting in wanted]
     return report | (runs[0] if len(runs) == 1 else {"runs": runs})
 
 

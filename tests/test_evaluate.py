@@ -214,6 +214,20 @@ def test_reranking_settles_the_first_ten(folder: Path) -> None:
     assert ranking.tolist() == parts.rows[np.argsort(-parts.transport, kind="stable")].tolist()
 
 
+@pytest.mark.parametrize("count", [1, 3, 7])
+def test_what_no_query_can_find_by_words_need_not_be_encoded(folder: Path, count: int) -> None:
+    """Searching by words alone ranks the same with only BM25's candidates encoded, fewer texts than there are."""
+    encoder, queries = Encoder(folder, device="cpu"), ["花呗怎么还款", TEXTS[-1]]
+    part, whole = FileSearch(encoder, TEXTS, queries, count), FileSearch(encoder, TEXTS, queries)
+    for rerank in ("none", "wrd"):
+        setting = Setting("lexical", rerank, SharesByLength.of_card({"weight": 0.5}), count)  # type: ignore[arg-type]
+        one, other = ([rows.tolist() for rows in search.rankings(setting)] for search in (part, whole))
+        assert one == other
+    encoded = sum(1 for packed in part.corpus.packed if packed)
+    assert encoded < len(TEXTS) or count == 7
+    assert all(packed for packed in whole.corpus.packed)
+
+
 def test_a_bad_line_is_named(tmp_path: Path) -> None:
     """A file with a wrong number of cells is refused with file and line."""
     (tmp_path / "sts.tsv").write_text("一\t二\t1\n一\t二\n", encoding="utf-8")

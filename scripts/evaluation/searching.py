@@ -83,16 +83,28 @@ def encode(encoder: Encoder, codec: TokenCodec, texts: Sequence[str], what: str)
 class FileSearch:
     """A corpus and queries in memory, encoded once, searched in as many settings as asked."""
 
-    def __init__(self, encoder: Encoder, corpus: Sequence[str], queries: Sequence[str]) -> None:
-        """Encode corpus and queries and build both indexes."""
+    def __init__(self, encoder: Encoder, corpus: Sequence[str], queries: Sequence[str], worded: int = 0) -> None:
+        """Encode corpus and queries and build both indexes.
+
+        With `worded` only texts among that many candidates of BM25 for some query are encoded: a large corpus is searched by
+        words and reranked in a part of the time, and cannot be searched by vectors.
+        """
         self._codec = token_codec(encoder)
-        self.corpus = encode(encoder, self._codec, corpus, "corpus")
-        self.queries = encode(encoder, self._codec, queries, "queries")
         rows = np.arange(len(corpus), dtype=np.int64)
-        self._vectors = VectorIndex(encoder.dim, "Flat")
-        self._vectors.add(rows, self.corpus.sentences)
         self._lexical = LexicalIndex()
         self._lexical.add(rows, list(corpus))
+        if worded:
+            found = np.concatenate([self._lexical.search([query], min(worded, len(rows)))[1][0] for query in queries])
+            rows = np.unique(found[found >= 0])
+        part = encode(encoder, self._codec, [corpus[row] for row in rows.tolist()], "corpus")
+        sentences, packed = np.zeros((len(corpus), encoder.dim), dtype=np.float32), [b""] * len(corpus)
+        sentences[rows] = part.sentences
+        for row, one in zip(rows.tolist(), part.packed, strict=True):
+            packed[row] = one
+        self.corpus = EncodedTexts(corpus, sentences, packed, part.truncated)
+        self.queries = encode(encoder, self._codec, queries, "queries")
+        self._vectors = VectorIndex(encoder.dim, "Flat")
+        self._vectors.add(rows, part.sentences)
 
     def length_ratio(self) -> float:
         """Give how many times as long as a query the texts are, as the median over the queries."""
