@@ -128,9 +128,10 @@ class TorchForward:
 
     concurrency = 1
 
-    def __init__(self, network: EncoderNetwork, device: str) -> None:
+    def __init__(self, network: EncoderNetwork, device: str, dtype: torch.dtype | None = None) -> None:
+        """Bring the network to the device; `dtype` None is what is served: bfloat16 on CUDA, float32 on a CPU."""
         self._device = torch.device(device)
-        dtype = torch.bfloat16 if self._device.type == "cuda" else torch.float32
+        dtype = dtype or (torch.bfloat16 if self._device.type == "cuda" else torch.float32)
         self._network = network.to(device=self._device, dtype=dtype)
 
     @torch.inference_mode()

@@ -59,6 +59,7 @@ ALL_STAGES = ["static", "language", "similar", "supervised"]
         (["static"], 3, ["--mixup", "0.5", "--embedding-noise", "0.1"]),
         (["static", "similar"], 2, []),
         (["static", "similar"], 3, EVERYTHING),
+        (["language"], 4, ["--muon"]),
         (ALL_STAGES, 3, [*EVERYTHING, "--steps", "2", "2", "2", "2", "5"]),
     ],
 )

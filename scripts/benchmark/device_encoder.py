@@ -39,23 +39,6 @@ ROUNDS = 4
 """Batches that one call of `Encoder.encode` gets."""
 
 
-class TypedForward:
-    """torch on a device in one precision."""
-
-    concurrency = 1
-
-    def __init__(self, network: EncoderNetwork, device: str, dtype: torch.dtype) -> None:
-        self._network, self._device = network.to(device, dtype), device
-
-    @torch.inference_mode()
-    def __call__(
-        self, ids: NDArray[np.int64], mask: NDArray[np.int64]
-    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Run one padded batch."""
-        sentences, tokens = self._network(*(torch.from_numpy(part).to(self._device) for part in (ids, mask)))
-        return sentences.cpu().numpy(), tokens.cpu().numpy()
-
-
 class Way(NamedTuple):
     """One way to run the network."""
 
@@ -70,13 +53,10 @@ def ways_of(model: Path, folder: EncoderFolder, cache: Path) -> list[Way]:
     settings = Settings(_env_file=None, model=model, device="cpu", data_dir=cache)  # type: ignore[call-arg]
     found = [Way("cpu, as it is served", load_encoder(settings), None, torch.float32)]
     if torch.cuda.is_available():
-        forwards: list[tuple[str, Forward, torch.dtype]] = [
-            ("cuda bfloat16, as it is served", TorchForward(EncoderNetwork(folder), "cuda"), torch.bfloat16)
-        ]
-        for dtype in (torch.float16, torch.float32):
-            name = f"cuda {str(dtype).removeprefix('torch.')}"
-            forwards.append((name, TypedForward(EncoderNetwork(folder), "cuda", dtype), dtype))
-        found += [Way(name, Encoder(model, "cuda", forward=each), each, dtype) for name, each, dtype in forwards]
+        names = {torch.bfloat16: "bfloat16, as it is served", torch.float16: "float16", torch.float32: "float32"}
+        for dtype, name in names.items():
+            forward = TorchForward(EncoderNetwork(folder), "cuda", dtype)
+            found.append(Way(f"cuda {name}", Encoder(model, "cuda", forward=forward), forward, dtype))
     return found
 
 

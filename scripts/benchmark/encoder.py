@@ -47,23 +47,6 @@ class Variant(NamedTuple):
     forward: Forward
 
 
-class Bfloat16Forward:
-    """torch with bfloat16 weights."""
-
-    concurrency = 1
-
-    def __init__(self, network: EncoderNetwork) -> None:
-        self._network = network.to(torch.bfloat16)
-
-    @torch.inference_mode()
-    def __call__(
-        self, ids: NDArray[np.int64], mask: NDArray[np.int64]
-    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Run one padded batch."""
-        sentences, tokens = self._network(torch.from_numpy(ids), torch.from_numpy(mask))
-        return sentences.numpy(), tokens.numpy()
-
-
 class SessionForward:
     """Any ONNX graph, with or without spinning threads."""
 
@@ -96,7 +79,7 @@ def variants(folder: EncoderFolder, cache: Path, threads: int) -> list[Variant]:
         quantize_dynamic(model, small, weight_type=QuantType.QInt8)
     return [
         Variant("torch float32", TorchForward(EncoderNetwork(folder), "cpu")),
-        Variant("torch bfloat16", Bfloat16Forward(EncoderNetwork(folder))),
+        Variant("torch bfloat16", TorchForward(EncoderNetwork(folder), "cpu", torch.bfloat16)),
         Variant("ONNX Runtime float32, as it is served", served),
         Variant("ONNX Runtime float32", SessionForward(graph, threads, is_spinning=False)),
         Variant("ONNX Runtime float32, spinning", SessionForward(graph, threads, is_spinning=True)),

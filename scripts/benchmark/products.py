@@ -6,13 +6,12 @@ feed-forward part (d × f, f × d); no embedding, softmax, normalisation, activa
 
 import statistics
 import time
-from collections.abc import Mapping
+from collections.abc import Callable
 from functools import partial
 
 import numpy as np
 import onnxruntime
 import torch
-from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 REPEATS, WARM_UP = 40, 5
@@ -49,7 +48,7 @@ def products_alone(layers: int, hidden: int, inner: int, heads: int, texts: int,
     session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
     # Small numbers, so that products of products stay finite.
     given = {name: (random.standard_normal(shape) * 1e-2).astype(np.float32) for name, shape in shapes.items()}
-    return _median(session, given)
+    return _median(lambda: session.run(None, given))
 
 
 def torch_products_alone(
@@ -63,25 +62,24 @@ def torch_products_alone(
     square, widening, narrowing = (
         make(*shape) * 1e-2 for shape in ((hidden, hidden), (hidden, inner), (inner, hidden))
     )
-    taken = []
-    with torch.inference_mode():
-        for _ in range(REPEATS + WARM_UP):
-            start = time.perf_counter()
-            for _ in range(layers):
-                for _ in range(4):
-                    text @ square
-                (text @ widening) @ narrowing
-                (query @ key) @ query
-            if text.is_cuda:
-                torch.cuda.synchronize()
-            taken.append(time.perf_counter() - start)
-    return statistics.median(taken[WARM_UP:])
+
+    @torch.inference_mode()
+    def multiply() -> None:
+        for _ in range(layers):
+            for _ in range(4):
+                text @ square
+            (text @ widening) @ narrowing
+            (query @ key) @ query
+        if text.is_cuda:
+            torch.cuda.synchronize()
+
+    return _median(multiply)
 
 
-def _median(session: onnxruntime.InferenceSession, given: Mapping[str, NDArray[np.float32]]) -> float:
+def _median(call: Callable[[], object]) -> float:
     taken = []
     for _ in range(REPEATS + WARM_UP):
         start = time.perf_counter()
-        session.run(None, dict(given))
+        call()
         taken.append(time.perf_counter() - start)
     return statistics.median(taken[WARM_UP:])

@@ -149,13 +149,12 @@ class SimBert(nn.Module):
 
     def forward(self, ids: Tensor) -> Vectors:
         """Read `ids` (n, t), 0 = none, with all layers."""
-        hidden = self.bert(input_ids=ids, attention_mask=(ids != 0).long()).last_hidden_state
-        return self._vectors(ids, hidden)
+        return self._vectors(ids, self._hidden(ids))
 
     def pooled(self, ids: Tensor) -> Tensor:
         """Give unit rows (n, hidden): the weighted mean of the last layer, what the projection makes sentence vectors of."""
-        hidden = self.bert(input_ids=ids, attention_mask=(ids != 0).long()).last_hidden_state
-        return functional.normalize((hidden * self.weights()[ids].unsqueeze(-1)).float().sum(dim=1), dim=-1)
+        weighed = self._hidden(ids) * self.weights()[ids].unsqueeze(-1)
+        return functional.normalize(weighed.float().sum(dim=1), dim=-1)
 
     def language(self, ids: Tensor, segments: Tensor, mask: Tensor | None, rows: Tensor, places: Tensor) -> Tensor:
         """Give the logits (p, V) of what stands, or comes next, at `places` of `rows` (p,); BERT's head with tied output.
@@ -165,6 +164,11 @@ class SimBert(nn.Module):
         hidden = self.bert(input_ids=ids, token_type_ids=segments, attention_mask=mask).last_hidden_state
         inner = self.transform_norm(functional.relu(self.transform(hidden[rows, places])))
         return functional.linear(inner, self.bert.embeddings.word_embeddings.weight) + self.output_bias
+
+    def _hidden(self, ids: Tensor) -> Tensor:
+        """Run all layers over `ids` (n, t), 0 = none; returns (n, t, hidden)."""
+        states: Tensor = self.bert(input_ids=ids, attention_mask=(ids != 0).long()).last_hidden_state
+        return states
 
     def _vectors(self, ids: Tensor, hidden: Tensor) -> Vectors:
         """Weigh and project `hidden` (n, t, hidden)."""

@@ -18,7 +18,7 @@ from scripts.training.network import SimBert, Vectors
 from scripts.training.pairs import Batch
 from scripts.training.processes import Processes
 from scripts.training.recipe import Recipe, Source
-from scripts.training.teacher import likeness, relations
+from scripts.training.teacher import taught
 
 
 class Mix(NamedTuple):
@@ -174,11 +174,10 @@ def losses(
             total = total + recipe.cosent_weight * found["cosent"]
     if recipe.teacher_weight and teacher is not None:
         with torch.no_grad(), torch.autocast(device.type, dtype=torch.bfloat16, enabled=recipe.is_bf16(device)):
-            taught_a, taught_b = teacher(ids_a).sentences, teacher(ids_b).sentences
-        ours_a, ours_b = vectors_a.sentences, vectors_b.sentences
-        found["unlike"] = (likeness(ours_a, taught_a) + likeness(ours_b, taught_b)) / 2
-        found["related"] = relations(ours_a @ ours_b.T, taught_a @ taught_b.T, recipe.scale)
-        total = total + recipe.teacher_weight * (recipe.scale * found["unlike"] + found["related"])
+            theirs = teacher(ids_a).sentences, teacher(ids_b).sentences
+        said = taught((vectors_a.sentences, vectors_b.sentences), theirs, recipe.scale)
+        total = total + recipe.teacher_weight * said.pop("loss")
+        found |= said
     if recipe.mover_weight and source.has_mover:
 
         def tokens(vectors: Vectors, ids: Tensor, side: NDArray[np.int64], side_groups: Tensor) -> _Tokens:

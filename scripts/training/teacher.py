@@ -62,6 +62,16 @@ def relations(taught: Tensor, teacher: Tensor, scale: float) -> Tensor:
     )
 
 
+def taught(ours: tuple[Tensor, Tensor], theirs: tuple[Tensor, Tensor], scale: float) -> dict[str, Tensor]:
+    """Compare the network's vectors of two lists of texts, (n, dim) and (m, dim), with the teacher's of the same texts.
+
+    "loss" is scale · (1 − cosine to the teacher's, "unlike") + the divergence of how like the lists are, "related".
+    """
+    unlike = likeness(torch.cat(ours), torch.cat(theirs))
+    related = relations(ours[0] @ ours[1].T, theirs[0] @ theirs[1].T, scale)
+    return {"loss": scale * unlike + related, "unlike": unlike, "related": related}
+
+
 @dataclass
 class Lessons:
     """Sentences of a row of tokens on a device, `size` of like length a batch; a batch is a function of seed and number alone."""
@@ -145,7 +155,5 @@ def lesson_losses(
         with torch.no_grad():
             theirs = teacher(ids).sentences
         ours = network(ids).sentences
-    unlike = likeness(ours, theirs)
     half = len(ours) // 2  # against the other half: a text's likeness to itself would drown everything
-    related = relations(ours[:half] @ ours[half:].T, theirs[:half] @ theirs[half:].T, scale)
-    return {"loss": unlike * scale + related, "unlike": unlike, "related": related}
+    return taught((ours[:half], ours[half:]), (theirs[:half], theirs[half:]), scale)
