@@ -6,8 +6,9 @@ w (``weight``) is the share of transport: 0 is the first stage alone, 1 transpor
 BM25 in the first stage. What is best for questions among questions is not best for questions among passages, which are many
 times as long: the default shares hang on that ratio (`SharesByLength`).
 
-All three are similarities: cosine in [-1, 1]; lexical = BM25 over the largest BM25 the query could
-reach, in [0, 1); transport = 1 - WRD in [-1, 1], or 1 / (1 + WMD) in (0, 1].
+All three are similarities: cosine in [-1, 1]; lexical = (1 - c) * BM25 over the largest BM25 the query could reach + c * the
+share of the query that the best window of the text covers, in [0, 1]; transport = 1 - WRD in [-1, 1], or 1 / (1 + WMD) in
+(0, 1]. c (``window_weight``) is for passages, of which a sentence or two answer; texts as long as the query are one window.
 """
 
 import math
@@ -23,10 +24,11 @@ Floats = NDArray[np.floating]
 
 
 class Shares(NamedTuple):
-    """What a score is made of, both in [0, 1]."""
+    """What a score is made of, all in [0, 1]."""
 
     weight: float
     lexical_weight: float
+    window_weight: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -37,26 +39,26 @@ class SharesByLength:
 
     @classmethod
     def of_card(cls, card: Mapping[str, Any]) -> Self:
-        """Read `weight`, `lexical_weight` and, where texts may be longer, `by_length` ([ratio, weight, lexical_weight], …).
+        """Read `weight`, `lexical_weight` and, where texts may be longer, `by_length`.
 
-        The two numbers hold at ratio 1. Raises ValueError for shares outside [0, 1] or ratios that do not rise from 1.
+        That is a list of [ratio, weight, lexical_weight] or [ratio, weight, lexical_weight, window_weight]; the two numbers of
+        the card hold at ratio 1. Raises ValueError for shares outside [0, 1] or ratios that do not rise from 1.
         """
         rows = [(1.0, card.get("weight", 0.5), card.get("lexical_weight", 0.0)), *card.get("by_length", ())]
-        points = tuple((float(ratio), Shares(float(weight), float(lexical))) for ratio, weight, lexical in rows)
+        if any(not 3 <= len(row) <= 4 for row in rows):
+            raise ValueError(f"a row of the card's by_length has three or four numbers: {rows[1:]}")
+        points = tuple((float(ratio), Shares(*map(float, shares))) for ratio, *shares in rows)
         if any(not 0.0 <= share <= 1.0 for _, shares in points for share in shares):
             raise ValueError(f"the card's weights must lie in [0, 1]: {rows}")
         if any(one >= other for (one, _), (other, _) in pairwise(points)):
             raise ValueError(f"the ratios of the card's by_length must rise from 1: {rows}")
         return cls(points)
 
-    def fixed(self, weight: float | None, lexical_weight: float | None) -> Self:
+    def fixed(self, weight: float | None, lexical_weight: float | None, window_weight: float | None = None) -> Self:
         """Take the given shares at every ratio; None leaves one as it is."""
-        return type(self)(
-            tuple(
-                (ratio, Shares(one if weight is None else weight, other if lexical_weight is None else lexical_weight))
-                for ratio, (one, other) in self.points
-            )
-        )
+        given = {"weight": weight, "lexical_weight": lexical_weight, "window_weight": window_weight}
+        named = {name: share for name, share in given.items() if share is not None}
+        return type(self)(tuple((ratio, shares._replace(**named)) for ratio, shares in self.points))
 
     def at(self, ratio: float) -> Shares:
         """Give the shares for a ratio > 0."""
@@ -78,6 +80,11 @@ def first_stage(cosine: Floats | None, lexical: Floats | None, lexical_weight: f
     if cosine is None:
         return np.asarray(lexical, np.float64)
     return (1.0 - lexical_weight) * np.asarray(cosine, np.float64) + lexical_weight * np.asarray(lexical, np.float64)
+
+
+def with_windows(lexical: Floats, windows: Floats, window_weight: float) -> Floats:
+    """Join the share of the query's terms that BM25 gives, (n,), and what the best windows cover, (n,), to one similarity."""
+    return (1.0 - window_weight) * lexical + window_weight * windows
 
 
 def reciprocal_ranks(rankings: list[NDArray[np.int64]], count: int, constant: int = 60) -> NDArray[np.int64]:

@@ -20,7 +20,7 @@ import torch
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from models.fusion import SharesByLength, first_stage
+from models.fusion import Shares, SharesByLength, first_stage, with_windows
 from models.token_codec import token_codec
 from models.transport import Measure, distance, similarity
 from scripts.arguments import positive, share
@@ -29,12 +29,15 @@ from scripts.evaluation.lookup import add_lookup, evaluate_lookup
 from scripts.evaluation.measures import judge, mean, spearman
 from scripts.evaluation.searching import FileSearch, Rerank, Retrieve, Setting, encode, served_encoder
 from scripts.evaluation.tasks import Task, group_task, labelled_rows, question_task, read_task
+from service.best_window import WIDTH
 
 FLOORS = {"tfidf-char1": 1, "tfidf-char2": 2, "bm25-char1": 1, "bm25-char2": 2}
 MEASURES = ("cosine", "wrd", "wmd", "fused")
 LISTS = {"--measure": MEASURES, "--rerank": get_args(Rerank), "--retrieve": get_args(Retrieve)}
 """Options that take several values, and which."""
 GRID = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
+WIDTHS = (20, 30, 40, 60)
+"""Characters of the best windows that are tried."""
 BUNDLED = Path(__file__).parent.parent / "models" / "weights" / "simbert-mini-zh"
 
 
@@ -107,7 +110,7 @@ def evaluate_sts(choices: argparse.Namespace) -> dict[str, Any]:
 
 def settings(choices: argparse.Namespace, card: dict[str, Any]) -> list[Setting]:
     """Combine the asked candidates' sources and reranks; weights that are not given come from the model's card."""
-    shares = SharesByLength.of_card(card).fixed(choices.weight, choices.lexical_weight)
+    shares = SharesByLength.of_card(card).fixed(choices.weight, choices.lexical_weight, choices.window_weight)
     retrieve = choices.retrieve or [card.get("retrieve", "vector")]
     return [Setting(one, other, shares, choices.candidates) for one in retrieve for other in choices.rerank]
 
@@ -167,25 +170,38 @@ def evaluate_task(choices: argparse.Namespace, task: Task) -> dict[str, Any]:
 
 
 def evaluate_weights(choices: argparse.Namespace, task: Task) -> dict[str, Any]:
-    """Try weights of transport and of BM25 on one task: MRR@10 ×100 for every couple, from problems that are solved once."""
+    """Try weights on one task, from problems that are solved once: MRR@10 ×100 for every couple of transport's and words'.
+
+    Words are BM25 and the card's share of the best window; with the card's weights every share and width of windows is tried.
+    """
     names = list(task.corpus)
     encoder = served_encoder(choices.model, choices.device, torch.get_num_threads())
     search = FileSearch(encoder, list(task.corpus.values()), list(task.queries.values()))
     setting = settings(choices, encoder.card)[0]
-    parts = search.parts(setting)
+    parts = search.parts(setting, WIDTHS)
     judged = [task.relevance[query] for query in task.queries]
-    table: dict[str, dict[str, float]] = {}
-    for lexical_weight in GRID:
-        row = table.setdefault(f"lexical_weight {lexical_weight}", {})
-        for weight in GRID:
-            found = []
-            for one, relevance in zip(parts, judged, strict=True):
-                known = first_stage(one.cosine, one.lexical, lexical_weight)
-                order = np.argsort(-((1 - weight) * known + weight * one.transport), kind="stable")
-                found.append(judge([names[place] for place in one.rows[order][:100]], relevance))
-            row[f"weight {weight}"] = mean(found)["mrr@10"]
+    own = setting.shares.at(search.length_ratio())
+
+    def tried(shares: Shares, width: int) -> float:
+        found = []
+        for one, relevance in zip(parts, judged, strict=True):
+            lexical = with_windows(one.bm25, one.windows[width], shares.window_weight)
+            known = first_stage(one.cosine, lexical, shares.lexical_weight)
+            order = np.argsort(-((1 - shares.weight) * known + shares.weight * one.transport), kind="stable")
+            found.append(judge([names[place] for place in one.rows[order][:100]], relevance))
+        return mean(found)["mrr@10"]
+
+    table = {
+        f"lexical_weight {words}": {f"weight {w}": tried(Shares(w, words, own.window_weight), WIDTH) for w in GRID}
+        for words in GRID
+    }
+    windows = {
+        f"window of {width}": {f"window_weight {c}": tried(own._replace(window_weight=c), width) for c in GRID}
+        for width in WIDTHS
+    }
     about = {"model": choices.model, "retrieve": setting.retrieve, "queries": len(judged)}
-    return about | {"length_ratio": round(search.length_ratio(), 2), "mrr@10": table}
+    about |= {name: round(share, 3) for name, share in own._asdict().items()}
+    return about | {"length_ratio": round(search.length_ratio(), 2), "mrr@10": table, "windows": windows}
 
 
 def parser() -> argparse.ArgumentParser:
@@ -219,6 +235,9 @@ def parser() -> argparse.ArgumentParser:
     searched.add_argument("--candidates", type=positive, default=100)
     searched.add_argument(
         "--lexical-weight", type=share, help="share of BM25 in the first stage (default: the model's card)"
+    )
+    searched.add_argument(
+        "--window-weight", type=share, help="share of the best window in what words say (default: the model's card)"
     )
     searched.add_argument("--limit", type=positive, help="ask only so many queries")
     searched.add_argument(

@@ -17,7 +17,7 @@ import json
 import shutil
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain, islice
 from pathlib import Path
 
@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from scripts.lines import read_lines
-from scripts.training.choices import BY_LENGTH, has_layers, mining, nth, parser, recipe, refuse
+from scripts.training.choices import card, has_layers, mining, nth, parser, recipe, refuse
 from scripts.training.development import labelled, measure, question_search, write_passage_search, write_question_search
 from scripts.training.export import export, write_curves
 from scripts.training.first_vectors import count_neighbours, inverse_document_frequency, ppmi, reduced
@@ -70,6 +70,8 @@ def prepare(choices: argparse.Namespace, work: Path) -> Material:
     say(f"{len(pairs.label):,} pairs, {positive:,} positive, {len(pairs.texts):,} texts; {len(files)} text files")
     given = choices.tokenizer or (choices.start and choices.start / "tokenizer.json")
     if given is not None and not (work / "tokenizer.json").exists():
+        if not given.is_file():
+            raise ValueError(f"{given}: no such file")
         theirs = Tokenizer.from_file(str(given))
         if [theirs.token_to_id(one) for one in SPECIALS] != list(range(len(SPECIALS))):
             raise ValueError(f"{given} does not number {', '.join(SPECIALS)} from 0 on")
@@ -90,7 +92,7 @@ def prepare(choices: argparse.Namespace, work: Path) -> Material:
         passage_ids = tokenize(tokenizer, passages.texts)
         say(f"{len(passages.label):,} passages")
     packed = None
-    if {"language", "taught"} & set(choices.stages):
+    if {"language", "taught"} & set(choices.stages) or choices.variants_every:
         packed = packed_text(choices, work, tokenizer, files, training)
         say(f"{len(packed):,} tokens of text")
     return Material(tokenizer, training, held, ids, passages, passage_ids, packed)
@@ -146,15 +148,18 @@ def sources(
         return Sampler(pairs, of.lengths, positives, negatives, len(pairs.label), choices.seed + seed)
 
     found: list[Source | Packed | Lessons] = []
-    if material.packed is not None and stage in ("language", "taught"):
+
+    def lessons(packed: NDArray[np.uint16]) -> Lessons:
+        ends = [row for row in map(material.tokenizer.token_to_id, "。！？；!?;") if row is not None]
+        where = sentences(packed, ends, 4, min(choices.longest_sentence, choices.positions - 2))
+        say(f"{len(where.starts):,} sentences")
+        return Lessons(torch.from_numpy(packed.astype(np.int32)).to(device), where, choices.sentences, choices.seed)
+
+    if material.packed is not None and stage == "language":
         tokens = torch.from_numpy(material.packed.astype(np.int32)).to(device)
-        if stage == "language":
-            found.append(Packed(tokens, choices.windows, choices.masked_tokens, choices.seed))
-        else:
-            ends = [row for row in map(material.tokenizer.token_to_id, "。！？；!?;") if row is not None]
-            where = sentences(material.packed, ends, 4, min(choices.longest_sentence, choices.positions - 2))
-            say(f"{len(where.starts):,} sentences")
-            found.append(Lessons(tokens, where, choices.sentences, choices.seed))
+        found.append(Packed(tokens, choices.windows, choices.masked_tokens, choices.seed))
+    elif material.packed is not None and stage == "taught":
+        found.append(lessons(material.packed))
     else:
         positives, negatives = int(nth(choices.positives, stage)), int(nth(choices.negatives, stage))
         shortest = sampler(training, ids, positives, negatives, 0)
@@ -163,6 +168,8 @@ def sources(
             long = sampler(passages, passage_ids, min(positives, choices.passage_pairs), 0, 0)
             every, longest = choices.passages_every, choices.longest_passage
             found.append(Source(passages, passage_ids, long, longest, every, has_mover=False))
+        if material.packed is not None and choices.variants_every and has_layers(choices, stage):
+            found.append(replace(lessons(material.packed), every=choices.variants_every, kind="apart"))
     if choices.language_every and has_layers(choices, stage):
         written = material.training  # as they are: paraphrases of templates teach the language too
         pairs = sampler(written, ids, choices.language_pairs, 0, 1)
@@ -305,18 +312,9 @@ def _run(choices: argparse.Namespace, processes: Processes, device: torch.device
     layers = has_layers(choices, choices.stages[-1])
     found = measure(network, material.ids, material.held, search, layers, choices.longest)
     say(f"development, as exported: {json.dumps({name: round(value, 2) for name, value in found.items()})}")
-    card = {
-        "token_vectors": "static",
-        "static_table": "static.safetensors",
-        "weight": choices.weight,
-        "lexical_weight": choices.lexical_weight,
-        "by_length": choices.by_length or BY_LENGTH,
-        "retrieve": choices.retrieve,
-        "max_tokens": choices.max_tokens,
-    }
     if not bool(network.table.any()):
         network.keep_table()  # without stage static: the token vectors as they are now
-    export(network, material.tokenizer, choices.out, card, choices.max_tokens)
+    export(network, material.tokenizer, choices.out, card(choices), choices.max_tokens)
     write_curves(rows, choices.out)
     say(f"wrote {choices.out}")
     return network

@@ -95,6 +95,11 @@ class ReadView:
             row: Document(id.decode(), text.decode(), orjson.loads(rest)) for row, (id, text, rest) in found.items()
         }
 
+    def texts(self, rows: Sequence[int]) -> list[str]:
+        """Return the texts of the rows, in their order."""
+        found = joined_rows(self._connection, "documents", ("text",), rows)
+        return [found[row][0].decode() for row in rows]
+
     def tokens(self, rows: Sequence[int]) -> tuple[list[str], list[bytes]]:
         """Return the ids and the packed token vectors of the rows, in their order."""
         found = joined_rows(self._connection, "token_vectors", ("id", "tokens"), rows)

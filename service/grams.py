@@ -19,6 +19,10 @@ VERSION = 2
 
 _UNKNOWN, _SEPARATOR, _TERM = 0, 1, 2
 _kinds = np.zeros(0x110000, np.uint8)  # by code point, filled as they are met; whoever writes one writes the same value
+_ODD = 0xFFFFFFFF
+_plain = np.zeros(
+    0x110000, np.uint32
+)  # what a character alone is folded to; 0: not met yet, _ODD: its neighbours matter
 
 
 def _folding() -> NDArray[np.uint32]:
@@ -34,26 +38,62 @@ _folded = _folding()
 
 def fold(text: str) -> str:
     """Return `text` as its terms are spelled: NFKC, lower case, traditional characters as simplified ones."""
-    normal = unicodedata.normalize("NFKC", text).lower()
-    return (
-        _folded[np.frombuffer(normal.encode("utf-32-le", "surrogatepass"), np.uint32)]
-        .tobytes()
-        .decode("utf-32-le", "surrogatepass")
+    return spelled([text])[0].astype(np.uint32).tobytes().decode("utf-32-le", "surrogatepass")
+
+
+def spelled(texts: Sequence[str]) -> tuple[NDArray[np.int64], NDArray[np.intp], NDArray[np.bool_]]:
+    """Return all characters of `texts` as folded code points, whose text each is, and whether it is part of terms, all (n,).
+
+    Unicode's normalisation of a text takes longer than everything else here, so a text of plain characters alone is folded
+    by a table.
+    """
+    points, places = _points(texts)
+    folded = _folded_alone(points)
+    odd = np.unique(places[folded == _ODD]).tolist()
+    if odd:
+        normal = list(texts)
+        for place in odd:
+            normal[place] = unicodedata.normalize("NFKC", normal[place]).lower()
+        points, places = _points(normal)
+        folded = _folded_alone(points)
+        folded = np.where(folded == _ODD, _folded[points], folded)
+    return folded.astype(np.int64), places, _is_term(folded)
+
+
+def _points(texts: Sequence[str]) -> tuple[NDArray[np.uint32], NDArray[np.intp]]:
+    """Return the code points of all texts and whose each is."""
+    lengths = np.fromiter(map(len, texts), np.int64, len(texts))
+    return np.frombuffer("".join(texts).encode("utf-32-le", "surrogatepass"), np.uint32), np.repeat(
+        np.arange(len(texts)), lengths
     )
+
+
+def _folded_alone(points: NDArray[np.uint32]) -> NDArray[np.uint32]:
+    """Return what each character (n,) is folded to, _ODD where it is not plain or becomes several."""
+    found = _plain[points]
+    if not found.all():
+        for point in np.unique(points[found == 0]).tolist():
+            normal = unicodedata.normalize("NFKC", chr(point)).lower()
+            is_odd = len(normal) != 1 or any(map(_joins, chr(point) + normal))
+            _plain[point] = _ODD if is_odd else _folded[ord(normal)]
+        found = _plain[points]
+    return found
 
 
 def grams(texts: Sequence[str]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Return codes and text positions (both (n,)) of all terms, with repetitions; a code is one or two code points."""
-    normal = [unicodedata.normalize("NFKC", text).lower() for text in texts]
-    points = _folded[np.frombuffer("".join(normal).encode("utf-32-le", "surrogatepass"), np.uint32)].astype(np.int64)
-    places = np.repeat(np.arange(len(normal)), np.fromiter(map(len, normal), np.int64, len(normal)))
-    is_term = _is_term(points)
+    points, places, is_term = spelled(texts)
     is_pair = is_term[1:] & is_term[:-1] & (places[1:] == places[:-1])
     pairs = points[:-1][is_pair] << CODE_POINT_BITS | points[1:][is_pair]
     return np.concatenate([points[is_term], pairs]), np.concatenate([places[is_term], places[:-1][is_pair]])
 
 
-def _is_term(points: NDArray[np.int64]) -> NDArray[np.bool_]:
+def _joins(character: str) -> bool:
+    """Say whether a character may become one with what stands before it, or is lowered by what stands around it."""
+    return unicodedata.category(character)[0] == "M" or "\u1100" <= character <= "\u11ff" or character in "Σσς"
+
+
+def _is_term(points: NDArray[np.uint32]) -> NDArray[np.bool_]:
     """Say of code points (n,) whether they are part of a term."""
     for point in np.unique(points[_kinds[points] == _UNKNOWN]).tolist():
         category = unicodedata.category(chr(point))

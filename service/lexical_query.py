@@ -10,6 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from service.best_window import WIDTH, best_windows
 from service.grams import grams
 from service.postings import Rows, Segment, places, saturated
 from service.question_words import asked_about, share_kept
@@ -96,6 +97,10 @@ class LexicalQuery:
             return self.scores_for(rows)
         scores[is_new] = self._look_up(rows[is_new])
         return scores
+
+    def windows_of(self, texts: Sequence[str], width: int = WIDTH) -> Scores:
+        """Return for each text (n,) the largest share of the query's weight that `width` characters of it cover, in [0, 1]."""
+        return best_windows(self._terms, self._weigh(), texts, width)
 
     def _weigh(self, frequency: Rows | None = None) -> NDArray[np.float64]:
         """Return idf * (k1 + 1) * repeats of each term (m,): more than it can contribute to a score."""

@@ -129,6 +129,12 @@ class SearchBody(Body):
         le=1.0,
         description="Share of BM25 in what is not transport; default 0 where `weight` is given, else from the model card.",
     )
+    window_weight: float | None = Field(
+        None,
+        ge=0.0,
+        le=1.0,
+        description="Share of the best window of a text in what words say, the rest is BM25; default from the model card.",
+    )
     solver: Literal["exact", "sinkhorn"] = Field(
         "exact", description="sinkhorn: nearly, many problems at once, with the largest error in the certificate."
     )
@@ -268,8 +274,9 @@ class ModelInfo(BaseModel):
     retrieve: str
     weight: float
     lexical_weight: float
-    by_length: list[tuple[float, float, float]] = Field(
-        description="The two weights for texts that are so many times as long as the query: ratio, weight, lexical_weight."
+    by_length: list[tuple[float, float, float, float]] = Field(
+        description="The weights for texts that are so many times as long as the query: ratio, weight, lexical_weight, "
+        "window_weight (the share of the best window in what words say)."
     )
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.deadline import Deadline
-from models.fusion import SharesByLength, first_stage
+from models.fusion import Shares, SharesByLength, first_stage, with_windows
 from models.rerank import rerank
 from models.token_codec import TokenCodec
 from models.transport import plan
@@ -89,9 +89,10 @@ def score_texts(
         cosine = vectors.cosines()[readable - 1]
         words = LexicalIndex()
         words.add(readable, [given.texts[i] for i in readable])
-        weight, lexical_weight = shares.at(words.length_ratio(given.texts[0]))
-        lexical = _lexical(words, given.texts[0], readable) if lexical_weight else None
-        known = first_stage(cosine, lexical, lexical_weight)
+        own = shares.at(words.length_ratio(given.texts[0]))
+        weight = own.weight
+        lexical = _lexical(words, given.texts, readable, own) if own.lexical_weight else None
+        known = first_stage(cosine, lexical, own.lexical_weight)
         ranked = rerank(
             query.tokens(0), candidates[0], (1.0 - weight) * known, weight, wanted, "wrd",
             deadline=deadline,
@@ -142,7 +143,12 @@ def relevant_spans(
     return sorted(found, key=lambda span: (-span.score, span.start))[: rules.max_spans]
 
 
-def _lexical(words: LexicalIndex, query: str, rows: NDArray[np.int64]) -> NDArray[np.floating[Any]]:
-    """Return BM25 of the texts, over the largest that the query can reach."""
-    scores, ceiling = words.scores_and_ceiling(query, rows)
-    return scores / np.float32(ceiling if ceiling > 0 else 1.0)
+def _lexical(
+    words: LexicalIndex, texts: Sequence[str], rows: NDArray[np.int64], shares: Shares
+) -> NDArray[np.floating[Any]]:
+    """Return BM25 of the texts at `rows`, over the largest that the query, the first text, can reach; and their best windows."""
+    asked = words.ask(texts[0])
+    found = asked.scores_for(rows) / np.float32(asked.ceiling if asked.ceiling > 0 else 1.0)
+    if not shares.window_weight:
+        return found
+    return with_windows(found, asked.windows_of([texts[row] for row in rows.tolist()]), shares.window_weight)

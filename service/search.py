@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from models.deadline import Deadline
 from models.encoder import Tokenized
-from models.fusion import SharesByLength, first_stage, reciprocal_ranks
+from models.fusion import SharesByLength, first_stage, reciprocal_ranks, with_windows
 from models.rerank import Certificate, best_of
 from models.token_codec import TokenCodec
 from models.transport import Masses
@@ -49,13 +49,11 @@ class SearchOptions:
     shares: SharesByLength | None = None
     """In place of the two weights, where they hang on how long texts are."""
     solver: SolverName = "exact"
+    window_weight: float = 0.0
 
     def at(self, length_ratio: float) -> "SearchOptions":
         """Settle the weights for texts that are so many times as long as the query."""
-        if self.shares is None:
-            return self
-        weight, lexical_weight = self.shares.at(length_ratio)
-        return replace(self, weight=weight, lexical_weight=lexical_weight)
+        return self if self.shares is None else replace(self, **self.shares.at(length_ratio)._asdict())
 
     @property
     def rules(self) -> Rules | None:
@@ -122,10 +120,15 @@ class _Pool(NamedTuple):
     cosine: NDArray[np.float32] | None  # (n,)
     bm25: NDArray[np.float32] | None  # (n,)
     lexical: NDArray[np.float32] | None  # (n,), bm25 in [0, 1)
-    length_ratio: float  # how many times as long as the query a text of the collection is
+    words: LexicalQuery | None
+
+    @property
+    def length_ratio(self) -> float:
+        """How many times as long as the query a text of the collection is."""
+        return 1.0 if self.words is None else self.words.length_ratio
 
 
-_NOTHING = _Pool(_NO_ROWS, None, None, None, 1.0)
+_NOTHING = _Pool(_NO_ROWS, None, None, None, None)
 """Of a query whose turn did not come in time."""
 
 
@@ -196,7 +199,7 @@ class Searcher:
         """Order a pool by its score, with transport where it is asked for."""
         if pool is _NOTHING:
             return Answer(is_partial=True)
-        known = first_stage(pool.cosine, pool.lexical, options.lexical_weight)
+        known = first_stage(pool.cosine, _lexical(view, pool, options), options.lexical_weight)
         rules = options.rules
         if rules is None or not len(pool.rows):
             order = best_of(known, pool.rows, options.top_k, lambda rows: view.ids(rows.tolist()))
@@ -237,6 +240,22 @@ class Searcher:
                 spans, query.tokens, there, stored.tokens(i), rules.measure, weights, stored.weights_of(i)
             )
         return alignments
+
+
+def _lexical(view: ReadView, pool: "_Pool", options: SearchOptions) -> NDArray[np.floating] | None:
+    """Return what words say of the pool, (n,): BM25, and what the best window of a candidate covers where texts are long.
+
+    A whole collection's texts are not read for it: there it is BM25 alone.
+    """
+    counts = (options.lexical_weight > 0 or pool.cosine is None) and options.weight < 1
+    if (
+        pool.lexical is None
+        or pool.words is None
+        or options.scope == "corpus"
+        or not (options.window_weight and counts)
+    ):
+        return pool.lexical
+    return with_windows(pool.lexical, pool.words.windows_of(view.texts(pool.rows.tolist())), options.window_weight)
 
 
 def _hits(
@@ -280,7 +299,7 @@ def _candidates(
         by_vector = [rows[rows >= 0] for rows in found]
     if options.retrieve == "vector" and scores is not None:
         return [
-            _Pool(rows, score[: len(rows)].clip(-1.0, 1.0), None, None, collection.lexical.length_ratio(query.text))
+            _Pool(rows, score[: len(rows)].clip(-1.0, 1.0), None, None, collection.lexical.ask(query.text))
             for query, rows, score in zip(queries, by_vector, scores, strict=True)
         ]
     pools: list[_Pool] = []
@@ -309,7 +328,7 @@ def _pool(
     if options.retrieve != "vector":
         bm25, ceiling = words.scores_for(rows), words.ceiling
         lexical = bm25 / np.float32(ceiling) if ceiling > 0 else np.zeros_like(bm25)
-    return _Pool(rows, cosine, bm25, lexical, words.length_ratio)
+    return _Pool(rows, cosine, bm25, lexical, words)
 
 
 def _sentences(queries: Sequence[EncodedText]) -> NDArray[np.float32]:

@@ -321,6 +321,22 @@ def test_a_share_of_bm25_can_be_asked_for(client: TestClient) -> None:
     assert_error(client.post("/v1/collections/faq/search", json=refused), 422, "validation", "lexical_weight")
 
 
+def test_a_share_of_the_best_window_can_be_asked_for(client: TestClient) -> None:
+    """Short texts are one window: the share of the query's weight in it. Where no text is read, asking for it is an error."""
+    asked = {"weight": 0.0, "lexical_weight": 1.0}
+    bm25, both, windows = (
+        {hit["id"]: hit["score"] for hit in hits_of(client, "花呗提额度", **asked, window_weight=share)}
+        for share in (0.0, 0.25, 1.0)
+    )
+    assert bm25.keys() == windows.keys()
+    assert max(windows.values()) > max(bm25.values())
+    for name, score in both.items():
+        assert score == pytest.approx(0.75 * bm25[name] + 0.25 * windows[name], abs=1e-6)
+    for refused in ({"retrieve": "vector"}, {"scope": "corpus"}):
+        body = {"query": "a", "window_weight": 0.5} | refused
+        assert_error(client.post("/v1/collections/faq/search", json=body), 422, "validation", "window_weight")
+
+
 def test_the_defaults_come_from_the_model_card(client: TestClient) -> None:
     """A search that leaves retrieve and weight out is the search with the card's."""
     assert hits_of(client, "怎么查询") == hits_of(client, "怎么查询", retrieve="hybrid", weight=0.6, lexical_weight=0.3)

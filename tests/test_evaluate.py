@@ -197,11 +197,16 @@ def test_retrieval_reports_every_setting(folder: Path, tmp_path: Path, capsys: p
 def test_weights_agree_with_searching(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The grid's number for a couple of weights is the one that a search with these weights gets."""
     files = write_files(tmp_path)
-    grid = answer(capsys, "weights", *files, "--model", str(folder), "--retrieve", "hybrid")["mrr@10"]
+    found = answer(capsys, "weights", *files, "--model", str(folder), "--retrieve", "hybrid", "--window-weight", "0.3")
+    grid = found["mrr@10"]
     assert isinstance(grid, dict)
     chosen = ("--retrieve", "hybrid", "--rerank", "wrd", "--weight", "0.4", "--lexical-weight", "0.2")
-    run = answer(capsys, "retrieval", *files, "--model", str(folder), *chosen)
+    run = answer(capsys, "retrieval", *files, "--model", str(folder), *chosen, "--window-weight", "0.3")
     assert grid["lexical_weight 0.2"]["weight 0.4"] == run["mrr@10"]
+    windows = found["windows"]
+    assert isinstance(windows, dict)
+    as_the_card = answer(capsys, "retrieval", *files, "--model", str(folder), *chosen[:4], "--window-weight", "0.6")
+    assert windows["window of 30"]["window_weight 0.6"] == as_the_card["mrr@10"]
 
 
 def test_reranking_settles_the_first_ten(folder: Path) -> None:

@@ -61,15 +61,22 @@ def test_equal_ranks_are_settled_by_row() -> None:
 @given(st.floats(1e-3, 1e3))
 def test_shares_follow_the_length(ratio: float) -> None:
     """Up to the first point and from the last on they are the points' own; between them they are linear in the logarithm."""
-    shares = SharesByLength.of_card({"weight": 0.3, "lexical_weight": 0.4, "by_length": [[8, 0.1, 0.9]]})
+    shares = SharesByLength.of_card({"weight": 0.3, "lexical_weight": 0.4, "by_length": [[8, 0.1, 0.9, 0.6]]})
     found = shares.at(ratio)
     if ratio <= 1:
         assert found == Shares(0.3, 0.4)
     elif ratio >= 8:
-        assert found == pytest.approx(Shares(0.1, 0.9))
+        assert found == pytest.approx(Shares(0.1, 0.9, 0.6))
     else:
         share = np.log(ratio) / np.log(8)
-        assert found == pytest.approx(Shares(0.3 - 0.2 * share, 0.4 + 0.5 * share))
+        assert found == pytest.approx(Shares(0.3 - 0.2 * share, 0.4 + 0.5 * share, 0.6 * share))
+
+
+def test_given_shares_hold_at_every_length() -> None:
+    """What is given replaces the card's shares, the rest stays."""
+    shares = SharesByLength.of_card({"weight": 0.3, "lexical_weight": 0.4, "by_length": [[8, 0.1, 0.9, 0.6]]})
+    assert shares.fixed(0.5, None).at(8.0) == Shares(0.5, 0.9, 0.6)
+    assert shares.fixed(None, 0.0, 0.2).at(1.0) == Shares(0.3, 0.0, 0.2)
 
 
 def test_a_card_without_lengths_has_the_same_shares_everywhere() -> None:
@@ -78,7 +85,9 @@ def test_a_card_without_lengths_has_the_same_shares_everywhere() -> None:
     assert SharesByLength.of_card({}).at(3.0) == Shares(0.5, 0.0)
 
 
-@pytest.mark.parametrize("rows", [[[1, 0.1, 0.1]], [[4, 0.1, 0.1], [2, 0.1, 0.1]], [[4, 1.1, 0.1]]])
+@pytest.mark.parametrize(
+    "rows", [[[1, 0.1, 0.1]], [[4, 0.1, 0.1], [2, 0.1, 0.1]], [[4, 1.1, 0.1]], [[4, 0.1, 0.1, 1.1]], [[4, 0.1]]]
+)
 def test_a_card_that_cannot_be_meant_is_refused(rows: list[list[float]]) -> None:
     """Ratios rise from 1, shares lie in [0, 1]."""
     with pytest.raises(ValueError, match="card"):

@@ -82,6 +82,18 @@ def test_equal_texts_keep_their_order_and_words_count(encoder: Encoder) -> None:
     assert by_words[1] == 0.0
 
 
+def test_what_stands_close_together_counts(encoder: Encoder) -> None:
+    """With windows alone a text that has the query's words beside each other beats one that has them far apart."""
+    together, apart = "如何还款的信用卡" + "选课" * 30, "如何还款" + "选课" * 30 + "信用卡"
+    vectors = vectors_of(encoder, ["信用卡还款", apart, together])
+    windows = SharesByLength(((1.0, Shares(0.0, 1.0, 1.0)),))
+    found = dict(scored(vectors, encoder, windows))
+    assert found[1] > found[0] > 0
+    half = dict(scored(vectors, encoder, SharesByLength(((1.0, Shares(0.0, 1.0, 0.5)),))))
+    words = dict(scored(vectors, encoder, constant(0.0, 1.0)))
+    assert half == pytest.approx({place: (found[place] + words[place]) / 2 for place in (0, 1)})
+
+
 def test_shares_hang_on_the_length_of_the_texts(encoder: Encoder) -> None:
     """Texts at least four times as long as the query are scored with the shares for long ones."""
     shares = SharesByLength(((1.0, Shares(0.9, 0.0)), (4.0, Shares(0.1, 0.5))))

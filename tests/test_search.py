@@ -55,7 +55,7 @@ options = st.builds(
     scope=st.sampled_from(["pool", "corpus"]),
     conditions=st.sampled_from(list(FILTERS)).map(lambda name: tuple(parse_filter(FILTERS[name], 9))),
     explain=st.booleans(),
-    shares=st.sampled_from([None, SharesByLength(((1.0, Shares(0.6, 0.1)), (3.0, Shares(0.1, 0.9))))]),
+    shares=st.sampled_from([None, SharesByLength(((1.0, Shares(0.6, 0.1)), (3.0, Shares(0.1, 0.9, 0.4))))]),
 )
 ALL = SearchOptions(10, 100, "hybrid", "wrd", 0.5, 0.4, "pool", (), True)
 
@@ -147,6 +147,9 @@ def by_definition(bench: Bench, query: EncodedText, options: SearchOptions) -> l
         has_cosine = not (options.retrieve == "lexical" and options.rerank == "none")
         ceiling = words.ceiling(query.text)
         lexical = bm25[row] / ceiling if ceiling > 0 else 0.0
+        if options.scope == "pool":  # of whole collections no text is read
+            window = float(words.ask(query.text).windows_of([documents[row].text])[0])
+            lexical = (1 - options.window_weight) * lexical + options.window_weight * window
         if not is_worded:
             first = cosine[row]
         elif not has_cosine:

@@ -257,6 +257,9 @@ def test_numbers_per_stage_and_layers() -> None:
         (["--start", "a", "--tokenizer", "b"], "leave --tokenizer out"),
         (["--stages", "language", "--windows", "64", "1024"], "--positions 512 at most"),
         (["--stages", "language", "--windows", "2"], "at least 3 tokens"),
+        (["--variants-every", "2"], "needs a --teacher"),
+        (["--by-length", "8", "0.1"], "three or four numbers"),
+        (["--by-length", "8", "0.1", "0.9", "1.5"], r"must lie in \[0, 1\]"),
     ],
 )
 def test_choices_that_do_not_go_together_are_refused(more: list[str], said: str) -> None:

@@ -6,8 +6,8 @@ Texts come from a file of id TAB text, else from the grammar of scripts.benchmar
 of unit vectors (n, dim) spares that. For each size and kind of vector index: seconds to add and to build, recall@100 against
 comparing all, milliseconds of one query and per query of a batch of 32, milliseconds with a filter that lets one in 2, 10 and
 100 pass and with a tenth deleted, bytes a vector. For the lexical index: texts added a second, seconds to merge, milliseconds
-of a query and of the scores of 100 given rows, bytes a text. All by one thread, in its own CPU time, so that other work on the
-machine disturbs less.
+of a query, of the scores of 100 given rows and of the best windows of their texts, bytes a text. All by one thread, in its own
+CPU time, so that other work on the machine disturbs less.
 """
 
 import argparse
@@ -106,6 +106,8 @@ def lexical_row(texts: list[str], queries: list[str]) -> Row:
     row["ms"] = median_ms(lambda query: index.search([query], TOP), queries)
     some = np.arange(0, len(texts), max(1, len(texts) // TOP))
     row["ms of 100 rows"] = median_ms(lambda query: index.scores_for(query, some), queries)
+    given = [texts[place] for place in some.tolist()]
+    row["ms of 100 windows"] = median_ms(lambda query: index.ask(query).windows_of(given), queries)
     return row | {"bytes": round(index.bytes / len(texts))}
 
 

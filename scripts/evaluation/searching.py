@@ -11,10 +11,11 @@ from tqdm import tqdm
 
 from models.candidates import Candidates
 from models.encoder import Encoded, Encoder
-from models.fusion import SharesByLength, first_stage, reciprocal_ranks
+from models.fusion import SharesByLength, first_stage, reciprocal_ranks, with_windows
 from models.rerank import rerank
 from models.token_codec import TokenCodec, token_codec
 from models.transport import Measure, distance, similarity
+from service.best_window import WIDTH
 from service.lexical import LexicalIndex
 from service.runtime import load_encoder
 from service.settings import Settings
@@ -40,7 +41,8 @@ class Parts(NamedTuple):
 
     rows: NDArray[np.int64]
     cosine: NDArray[np.float32]
-    lexical: NDArray[np.float32]
+    bm25: NDArray[np.float32]  # in [0, 1)
+    windows: dict[int, NDArray[np.float32]]  # by width
     transport: NDArray[np.float64]
 
 
@@ -123,30 +125,39 @@ class FileSearch:
             found.append(self._ranked(place, rows, setting, ties))
         return found
 
-    def parts(self, setting: Setting) -> list[Parts]:
-        """Compute for every query what a score is fused of, with all transport problems solved: weights can be tried for free."""
+    def parts(self, setting: Setting, widths: Sequence[int] = ()) -> list[Parts]:
+        """Compute for every query what a score is fused of, with all transport problems solved: weights can be tried for free.
+
+        Best windows are those of `widths` characters.
+        """
         return [
-            self._parts(place, self._candidates(place, setting), setting)
+            self._parts(place, self._candidates(place, setting), setting, widths)
             for place in tqdm(range(len(self.queries.texts)), desc="parts", unit="queries", mininterval=2)
         ]
 
-    def _parts(self, place: int, rows: NDArray[np.int64], setting: Setting) -> Parts:
-        """Compute cosine, lexical similarity and transport similarity of the candidates `rows`."""
+    def _parts(self, place: int, rows: NDArray[np.int64], setting: Setting, widths: Sequence[int]) -> Parts:
+        """Compute cosine, BM25, best windows and transport similarity of the candidates `rows`."""
         tokens = self._codec.unpack([self.queries.packed[place]]).tokens(0)
         candidates = self._codec.unpack([self.corpus.packed[row] for row in rows])
         measure: Measure = "wmd" if setting.rerank == "wmd" else "wrd"
         solved = [
             float(similarity(distance(tokens, candidates.tokens(row), measure), measure)) for row in range(len(rows))
         ]
-        cosine, lexical = self._first_stage(place, rows)
-        return Parts(rows, cosine, lexical, np.array(solved))
+        bm25, windows = self._words(place, rows, widths)
+        return Parts(rows, self._cosine(place, rows), bm25, windows, np.array(solved))
 
-    def _first_stage(self, place: int, rows: NDArray[np.int64]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Compute cosine and lexical similarity of `rows`."""
-        query = self.queries.texts[place]
-        ceiling = self._lexical.ceiling(query)
-        lexical = self._lexical.scores_for(query, rows) / np.float32(ceiling if ceiling > 0 else 1.0)
-        return self.corpus.sentences[rows] @ self.queries.sentences[place], lexical
+    def _cosine(self, place: int, rows: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Compute the cosine of `rows`."""
+        return np.asarray(self.corpus.sentences[rows] @ self.queries.sentences[place])
+
+    def _words(
+        self, place: int, rows: NDArray[np.int64], widths: Sequence[int]
+    ) -> tuple[NDArray[np.float32], dict[int, NDArray[np.float32]]]:
+        """Compute BM25 of `rows` over the largest that the query can reach, and what their best windows cover, by width."""
+        asked = self._lexical.ask(self.queries.texts[place])
+        texts = [self.corpus.texts[row] for row in rows]
+        bm25 = asked.scores_for(rows) / np.float32(asked.ceiling if asked.ceiling > 0 else 1.0)
+        return bm25, {width: asked.windows_of(texts, width) for width in widths}
 
     def _candidates(self, place: int, setting: Setting) -> NDArray[np.int64]:
         """Ask FAISS, BM25 or both (reciprocal rank) for candidates."""
@@ -164,11 +175,14 @@ class FileSearch:
         self, place: int, rows: NDArray[np.int64], setting: Setting, ties: NDArray[np.int64]
     ) -> NDArray[np.int64]:
         """Order `rows` by the fused score; transport only settles the first ten, the rest keeps the order of the first stage."""
-        cosine, lexical = self._first_stage(place, rows)
-        weight, lexical_weight = setting.shares.at(self._lexical.length_ratio(self.queries.texts[place]))
+        weight, lexical_weight, window_weight = setting.shares.at(self._lexical.length_ratio(self.queries.texts[place]))
+        bm25, windows = self._words(place, rows, [WIDTH] if window_weight else [])
+        lexical = with_windows(bm25, windows[WIDTH], window_weight) if windows else bm25
         has_cosine = setting.retrieve != "lexical" or setting.rerank != "none"
         known = first_stage(
-            cosine if has_cosine else None, lexical if setting.retrieve != "vector" else None, lexical_weight
+            self._cosine(place, rows) if has_cosine else None,
+            lexical if setting.retrieve != "vector" else None,
+            lexical_weight,
         )
         first = np.argsort(-known, kind="stable")
         if setting.rerank == "none" or not len(rows):

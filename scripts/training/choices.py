@@ -3,14 +3,15 @@
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
+from models.fusion import SharesByLength
 from models.losses import InBatch
 from scripts.training.neighbours import Mining
 from scripts.training.recipe import Precision, Recipe
 
 STAGES = ("static", "language", "taught", "similar", "supervised")
-BY_LENGTH = [[8.0, 0.1, 0.9]]
+BY_LENGTH = [[8.0, 0.1, 0.85, 0.3]]
 
 
 def parser(description: str) -> argparse.ArgumentParser:
@@ -92,7 +93,7 @@ def parser(description: str) -> argparse.ArgumentParser:
         "--language-every",
         type=int,
         default=2,
-        help="in stage similar every n-th step is on the language model; 0: none",
+        help="in stages similar and supervised every n-th step is on the language model; 0: none",
     )
     add("--language-pairs", type=int, default=64, help="pairs in a batch of the language model")
     add("--masked-tokens", type=int, default=4096, help="tokens of text in a batch of stage language")
@@ -112,6 +113,13 @@ def parser(description: str) -> argparse.ArgumentParser:
     )
     add("--sentences", type=int, default=256, help="sentences in a batch of stage taught")
     add("--longest-sentence", type=int, default=64, help="tokens of the sentences that are read there")
+    add(
+        "--variants-every",
+        type=int,
+        default=0,
+        help="in stages similar and supervised every n-th step is on --sentences sentences, half of them the others with two "
+        "spans exchanged, and on how far apart a --teacher finds the two; 0: none",
+    )
     add(
         "--balance",
         type=float,
@@ -212,11 +220,11 @@ def parser(description: str) -> argparse.ArgumentParser:
     add(
         "--by-length",
         type=float,
-        nargs=3,
+        nargs="+",
         action="append",
-        metavar=("RATIO", "WEIGHT", "LEXICAL_WEIGHT"),
-        help="the two weights for texts that are so many times as long as the query (moverank.json); may be given again "
-        f"for longer ones (default: {BY_LENGTH})",
+        metavar="NUMBER",
+        help="a ratio and the weights for texts that are so many times as long as the query: RATIO WEIGHT LEXICAL_WEIGHT "
+        f"[WINDOW_WEIGHT] (moverank.json); may be given again for longer ones (default: {BY_LENGTH})",
     )
     add(
         "--retrieve",
@@ -242,16 +250,32 @@ def refuse(choices: argparse.Namespace) -> None:
     """Raise ValueError where choices do not go together, before anything is read."""
     if "taught" in choices.stages and choices.teacher is None:
         raise ValueError("stage taught needs a --teacher")
+    if choices.variants_every and choices.teacher is None:
+        raise ValueError("--variants-every needs a --teacher, who says how far apart they are")
     if choices.projection_alone and (choices.language_every or "language" in choices.stages):
         raise ValueError(
             "the language model has no projection: --projection-alone needs --language-every 0 and no stage language"
         )
     if choices.start is not None and choices.tokenizer is not None:
         raise ValueError("the folder of --start has its own tokenizer: leave --tokenizer out")
+    SharesByLength.of_card(card(choices))
     if "language" in choices.stages and not 3 <= min(choices.windows) <= max(choices.windows) <= choices.positions:
         raise ValueError(
             f"--windows {choices.windows}: a window has at least 3 tokens, and --positions {choices.positions} at most"
         )
+
+
+def card(choices: argparse.Namespace) -> dict[str, Any]:
+    """Collect what moverank.json says."""
+    return {
+        "token_vectors": "static",
+        "static_table": "static.safetensors",
+        "weight": choices.weight,
+        "lexical_weight": choices.lexical_weight,
+        "by_length": choices.by_length or BY_LENGTH,
+        "retrieve": choices.retrieve,
+        "max_tokens": choices.max_tokens,
+    }
 
 
 def mining(choices: argparse.Namespace) -> Mining | None:

@@ -3,6 +3,8 @@
 The larger one, trained by the same program, tells more of a sentence than a label of a pair does, and of every sentence of
 the text (Reimers and Gurevych 2020, arXiv:2004.09813, taught other languages so). Of pairs it also tells how near every
 text of a batch is to every other one: the shares of a softmax over its cosines are matched (relational distillation).
+What the order of words means is in no pair of a batch, whose texts differ in their words: there a sentence is read beside
+itself with two spans exchanged, and how far apart the teacher finds the two is learnt as well (variants.py).
 """
 
 from collections.abc import Mapping
@@ -23,6 +25,7 @@ from scripts.training.network import CLS, SEP, SimBert
 from scripts.training.packed import Sentences
 from scripts.training.processes import Processes
 from scripts.training.start import load_start
+from scripts.training.variants import exchanged
 
 
 def load_teacher(folder: Path, vocabulary: Mapping[str, int], dim: int) -> SimBert:
@@ -41,7 +44,8 @@ def load_teacher(folder: Path, vocabulary: Mapping[str, int], dim: int) -> SimBe
             f"{folder} reads {config.vocab_size:,} tokens and gives {theirs} dimensions, "
             f"this network {len(vocabulary):,} and {dim}"
         )
-    if Tokenizer.from_file(str(folder / "tokenizer.json")).get_vocab() != vocabulary:
+    file = folder / "tokenizer.json"
+    if not file.is_file() or Tokenizer.from_file(str(file)).get_vocab() != vocabulary:
         raise ValueError(f"{folder} has another vocabulary of {len(vocabulary):,} tokens: give its file as --tokenizer")
     config.hidden_dropout_prob = config.attention_probs_dropout_prob = 0.0
     teacher = SimBert(config, dim, 1)
@@ -62,6 +66,15 @@ def relations(taught: Tensor, teacher: Tensor, scale: float) -> Tensor:
     )
 
 
+def apart(taught: tuple[Tensor, Tensor], teacher: tuple[Tensor, Tensor]) -> Tensor:
+    """Compute the mean over rows of (‖a − b‖ − ‖a' − b'‖)², a and b (n, dim) `taught`, a' and b' the `teacher`'s.
+
+    The distance-wise loss of relational knowledge distillation (Park et al. 2019, arXiv:1904.05068), without its mean.
+    """
+    ours, theirs = (((a - b).float().square().sum(dim=1) + 1e-6).sqrt() for a, b in (taught, teacher))
+    return (ours - theirs).square().mean()
+
+
 def taught(ours: tuple[Tensor, Tensor], theirs: tuple[Tensor, Tensor], scale: float) -> dict[str, Tensor]:
     """Compare the network's vectors of two lists of texts, (n, dim) and (m, dim), with the teacher's of the same texts.
 
@@ -74,19 +87,22 @@ def taught(ours: tuple[Tensor, Tensor], theirs: tuple[Tensor, Tensor], scale: fl
 
 @dataclass
 class Lessons:
-    """Sentences of a row of tokens on a device, `size` of like length a batch; a batch is a function of seed and number alone."""
+    """Sentences of a row of tokens on a device, `size` of like length a batch; a batch is a function of seed and number alone.
+
+    With kind "apart" half as many sentences are drawn, and behind them each again with two spans exchanged.
+    """
 
     tokens: Tensor
     found: Sentences
     size: int
     seed: int
     every: int = 1
-    kind: Literal["taught"] = "taught"
+    kind: Literal["taught", "apart"] = "taught"
     _order: tuple[int, NDArray[np.int64]] | None = field(default=None)
 
     def batch(self, number: int, own: slice = slice(None)) -> Tensor:
         """Give texts (n, t), [CLS] … [SEP], padded with 0; of the batch's only the `own` ones."""
-        count = min(self.size, len(self.found.starts))
+        count = min(self.size // (2 if self.kind == "apart" else 1), len(self.found.starts))
         if not count:
             raise ValueError("the text has no sentence to learn from")
         epoch, place = divmod(number, len(self.found.starts) // count)
@@ -111,6 +127,10 @@ class Lessons:
         at = (starts + places - 1).clamp(0, len(self.tokens) - 1)
         ids = self.tokens[at].long().masked_fill(places > lengths, 0).masked_fill(places == lengths + 1, SEP)
         ids[:, 0] = CLS
+        if self.kind == "apart":
+            random = np.random.default_rng((self.seed, 11, number))
+            every = exchanged(self.found.lengths[self._order[1][place]], width, random)  # drawn alike by all processes
+            ids = torch.cat([ids, ids.gather(1, torch.from_numpy(every[own]).to(ids.device))])
         return ids
 
 
@@ -156,4 +176,11 @@ def lesson_losses(
             theirs = teacher(ids).sentences
         ours = network(ids).sentences
     half = len(ours) // 2  # against the other half: a text's likeness to itself would drown everything
-    return taught((ours[:half], ours[half:]), (theirs[:half], theirs[half:]), scale)
+    a, b = ((of[:half], of[half:]) for of in (ours, theirs))
+    if lessons.kind == "taught":
+        return taught(a, b, scale)
+    found = taught((a[0][::2], a[1][1::2]), (b[0][::2], b[1][1::2]), scale)
+    found["unlike"] = likeness(ours, theirs)
+    found["apart"] = apart(a, b)
+    found["loss"] = scale * found["unlike"] + found["related"] + scale**2 * found["apart"]
+    return found

@@ -150,6 +150,11 @@ def _options(body: SearchBody, runtime: Runtime) -> SearchOptions:
     retrieve = body.retrieve or defaults.retrieve
     if body.lexical_weight is not None and retrieve == "vector":
         raise InvalidRequest('lexical_weight is the share of BM25: set retrieve to "hybrid" or "lexical"')
+    if body.window_weight is not None and (retrieve == "vector" or body.scope == "corpus"):
+        raise InvalidRequest(
+            'window_weight is the share of windows in what words say of candidates: set retrieve to "hybrid" or "lexical", '
+            'and scope to "pool"'
+        )
     # A weight that is given stands between cosine and transport alone, unless BM25's share is given, too.
     lexical_weight = 0.0 if body.weight is not None and body.lexical_weight is None else body.lexical_weight
     try:
@@ -166,7 +171,7 @@ def _options(body: SearchBody, runtime: Runtime) -> SearchOptions:
         scope=body.scope,
         conditions=conditions,
         explain=body.explain,
-        shares=defaults.shares.fixed(body.weight, lexical_weight),
+        shares=defaults.shares.fixed(body.weight, lexical_weight, body.window_weight),
         masses=body.masses,
         solver=body.solver,
     )
