@@ -8,53 +8,11 @@ curves.csv and curves.png are SECOND's. Which share is best, scripts.evaluate te
 """
 
 import argparse
-import json
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
-import torch
-from safetensors import safe_open
-from tokenizers import Tokenizer
-from transformers import BertConfig
-
 from scripts.arguments import share
-from scripts.training.export import export
-from scripts.training.network import SimBert
-from scripts.training.start import load_start
-
-
-def read(folder: Path) -> SimBert:
-    """Load a folder of the training program. Raises ValueError where it is none."""
-    if not (folder / "3_Dense" / "model.safetensors").is_file() or not (folder / "config.json").is_file():
-        raise ValueError(f"{folder} is no folder that scripts.train_simbert wrote")
-    with safe_open(folder / "3_Dense" / "model.safetensors", "pt") as file:
-        dim = file.get_slice("linear.weight").get_shape()[0]
-    network = SimBert(BertConfig.from_pretrained(folder, local_files_only=True), dim, 1)
-    load_start(network, folder)
-    return network
-
-
-@torch.no_grad()
-def mix(first: Path, second: Path, share_of_second: float, out: Path) -> None:
-    """Write `out`: every weight is first + share · (second − first). ValueError: models that differ in more than weights."""
-    networks, vocabularies = [], []
-    for folder in (first, second):
-        networks.append(read(folder))
-        vocabularies.append(Tokenizer.from_file(str(folder / "tokenizer.json")))
-    here, there = (network.state_dict() for network in networks)
-    if vocabularies[0].get_vocab() != vocabularies[1].get_vocab():
-        raise ValueError(f"{first} and {second} have different vocabularies")
-    if {name: value.shape for name, value in here.items()} != {name: value.shape for name, value in there.items()}:
-        raise ValueError(f"{first} and {second} are networks of different sizes")
-    for name, value in here.items():
-        if value.is_floating_point():
-            value += share_of_second * (there[name] - value)
-    card = json.loads((second / "moverank.json").read_text(encoding="utf-8"))
-    export(networks[0], vocabularies[1], out, card, card["max_tokens"])
-    for name in ("curves.csv", "curves.png"):
-        if (second / name).is_file():
-            shutil.copyfile(second / name, out / name)
+from scripts.training.mixing import mix
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -5,8 +5,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from scripts.mix_models import main, read
+from scripts.mix_models import main
 from scripts.train_simbert import run
+from scripts.training.start import read_network
 from tiny_training import choices, write_corpus
 
 
@@ -16,11 +17,11 @@ def test_a_mixed_model_lies_between_its_ends(tmp_path: Path) -> None:
     first, second = tmp_path / "first", tmp_path / "second"
     run(choices(corpus, first))
     run(choices(corpus, second, "--start", str(first), "--stages", "similar", "--rates", "1e-2", "--steps", "6"))
-    ends = [read(folder).state_dict() for folder in (first, second)]
+    ends = [read_network(folder).state_dict() for folder in (first, second)]
     assert any(not torch.equal(ends[0][name], ends[1][name]) for name in ends[0])
     for share in ("0", "0.25", "1"):
         main([str(first), str(second), "--share", share, "--out", str(tmp_path / share)])
-        found = read(tmp_path / share).state_dict()
+        found = read_network(tmp_path / share).state_dict()
         for name, value in found.items():
             wanted = ends[0][name] + float(share) * (ends[1][name] - ends[0][name])
             torch.testing.assert_close(value, wanted, rtol=2e-3, atol=2e-4, msg=name)

@@ -6,8 +6,10 @@ So a bundled model is trained on, with one's own pairs or for longer, where a ru
 from pathlib import Path
 
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor
+from transformers import BertConfig
 
 from scripts.training.network import SPECIAL_IDS, SimBert
 
@@ -25,6 +27,20 @@ _WEIGHTS = {
     "dense": "3_Dense/model.safetensors",
     "table": "static.safetensors",
 }
+
+
+def read_network(folder: Path) -> SimBert:
+    """Load a folder that `scripts.training.export` wrote, without dropout. Raises ValueError where it is none."""
+    try:
+        config = BertConfig.from_pretrained(folder, local_files_only=True)
+        with safe_open(folder / "3_Dense" / "model.safetensors", "pt") as file:
+            dim = file.get_slice("linear.weight").get_shape()[0]
+    except OSError as error:
+        raise ValueError(f"{folder} is no folder that scripts.train_simbert wrote: {error}") from error
+    config.hidden_dropout_prob = config.attention_probs_dropout_prob = 0.0
+    network = SimBert(config, dim, 1)
+    load_start(network, folder)
+    return network
 
 
 def load_start(network: SimBert, folder: Path) -> None:

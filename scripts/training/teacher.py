@@ -15,16 +15,14 @@ from typing import Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors import safe_open
 from tokenizers import Tokenizer
 from torch import Tensor
 from torch.nn import functional
-from transformers import BertConfig
 
 from scripts.training.network import CLS, SEP, SimBert
 from scripts.training.packed import Sentences
 from scripts.training.processes import Processes
-from scripts.training.start import load_start
+from scripts.training.start import read_network
 from scripts.training.variants import exchanged
 
 
@@ -33,23 +31,15 @@ def load_teacher(folder: Path, vocabulary: Mapping[str, int], dim: int) -> SimBe
 
     Raises ValueError where it does not have the same `vocabulary` or give `dim` numbers, or is no such folder.
     """
-    try:
-        config = BertConfig.from_pretrained(folder, local_files_only=True)
-        with safe_open(folder / "3_Dense" / "model.safetensors", "pt") as file:
-            theirs = file.get_slice("linear.weight").get_shape()[0]
-    except OSError as error:
-        raise ValueError(f"{folder} is no folder that scripts.train_simbert wrote: {error}") from error
-    if (config.vocab_size, theirs) != (len(vocabulary), dim):
+    teacher = read_network(folder)
+    tokens, theirs = len(teacher.gate), teacher.dense.out_features
+    if (tokens, theirs) != (len(vocabulary), dim):
         raise ValueError(
-            f"{folder} reads {config.vocab_size:,} tokens and gives {theirs} dimensions, "
-            f"this network {len(vocabulary):,} and {dim}"
+            f"{folder} reads {tokens:,} tokens and gives {theirs} dimensions, this network {len(vocabulary):,} and {dim}"
         )
     file = folder / "tokenizer.json"
     if not file.is_file() or Tokenizer.from_file(str(file)).get_vocab() != vocabulary:
         raise ValueError(f"{folder} has another vocabulary of {len(vocabulary):,} tokens: give its file as --tokenizer")
-    config.hidden_dropout_prob = config.attention_probs_dropout_prob = 0.0
-    teacher = SimBert(config, dim, 1)
-    load_start(teacher, folder)
     return teacher.eval().requires_grad_(False)
 
 
