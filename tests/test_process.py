@@ -57,6 +57,9 @@ def test_sigterm_finishes_what_runs_and_the_snapshot_is_loaded(tmp_path: Path, m
         until(lambda: is_alive(service))
         assert service.client.get("/readyz").status_code in (200, 503)
         service.until_ready()
+        for probe in ("/livez", "/readyz", "/health"):  # monitors often ask by HEAD
+            asked = service.client.head(probe)
+            assert (asked.status_code, asked.content) == (200, b"")
         answers: list[httpx.Response] = []
         path, body = "/v1/collections/a", {"documents": many}
         sending = threading.Thread(target=lambda: answers.append(service.client.post(f"{path}/documents", json=body)))

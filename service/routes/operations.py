@@ -20,6 +20,7 @@ FORWARD_MAX_AGE_S = 10.0
 FORWARD_TIMEOUT_S = 5.0
 
 
+@router.head("/livez", include_in_schema=False)
 @router.get("/livez", response_model=State, responses={503: {"model": ErrorBody}})
 async def livez(request: Request) -> Response:
     """Say that the process turns; 503 only where nothing but a new process can help."""
@@ -39,6 +40,7 @@ async def metrics(request: Request) -> Response:
     return Response(exposed, headers={"Content-Type": CONTENT_TYPE})
 
 
+@router.head("/readyz", include_in_schema=False)
 @router.get("/readyz", response_model=State, responses={503: {"model": ErrorBody}})
 async def readyz(request: Request) -> Response:
     """Say that a real forward pass succeeded lately, or 503 with the reason why not."""

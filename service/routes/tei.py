@@ -86,6 +86,7 @@ async def post_similarity(request: Request, runtime: Ready, body: SentenceSimila
 
 @router.get("/tei/embedding/health", include_in_schema=False)
 @router.get("/tei/reranker/health", include_in_schema=False)
+@router.head("/health", include_in_schema=False)
 @router.get(
     "/health",
     response_class=Response,
