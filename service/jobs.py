@@ -223,12 +223,16 @@ class JobRunner:
 
     def counts(self) -> dict[str, int]:
         """Return how many jobs are in each state."""
-        states = [job.state for job in list(self._jobs.values())]
+        states = [job.state for job in self.all()]
         return {state: states.count(state) for state in sorted(set(states))}
+
+    def all(self) -> list[Job]:
+        """Return the jobs that are kept, in the order they came."""
+        return list(self._jobs.values())
 
     def running(self) -> list[Job]:
         """Return the jobs that have not ended."""
-        return [job for job in list(self._jobs.values()) if job.state == "running"]
+        return [job for job in self.all() if job.state == "running"]
 
     def cancel(self, id: str) -> Job:
         """Ask a job to stop at its next batch; when this returns it will not be taken up again, whatever happens.
@@ -249,7 +253,7 @@ class JobRunner:
         """Stop at the next batch and keep unfinished jobs for the next start, but for those that were cancelled."""
         self._stopping.set()
         self._pool.shutdown(wait=True, cancel_futures=True)
-        for job in list(self._jobs.values()):
+        for job in self.all():
             if job.state == "running" and job.is_cancelled:
                 self._end(job, "cancelled")
         self._database.close()

@@ -239,13 +239,16 @@ class LineError(BaseModel):
     error: str
 
 
+JobState = Literal["running", "done", "failed", "cancelled"]
+
+
 class JobInfo(BaseModel):
     """A job as it is now."""
 
     job: str
     kind: str
     target: str
-    state: Literal["running", "done", "failed", "cancelled"]
+    state: JobState
     done: int
     total: int | None = Field(description="Estimated from the bytes read until the end is known.")
     failed: int
@@ -254,6 +257,12 @@ class JobInfo(BaseModel):
     error: str | None
     rate: float | None = Field(description="Lines a second.")
     eta_s: float | None
+
+
+class JobList(BaseModel):
+    """Jobs, the newest first."""
+
+    jobs: list[JobInfo]
 
 
 class JobAccepted(BaseModel):

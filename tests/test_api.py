@@ -593,6 +593,26 @@ def test_the_events_of_a_job_end_with_its_end(client: TestClient) -> None:
     assert [state["done"] for state in states] == sorted(state["done"] for state in states)
 
 
+def test_jobs_are_listed_newest_first(client: TestClient) -> None:
+    """All, those of one collection, those in one state, and no more than asked for."""
+    ids = [
+        client.post(
+            f"/v1/collections/{name}/imports", content="花呗\n".encode(), headers={"Content-Type": "text/plain"}
+        )
+        for name in ("listed", "other", "listed")
+    ]
+    first, other, last = (finished_job(client, answer.json()["job"])["job"] for answer in ids)
+    every = client.get("/v1/jobs").json()["jobs"]
+    assert [job["job"] for job in every[:3]] == [last, other, first]
+    of_one = client.get("/v1/jobs", params={"target": "listed", "state": "done"}).json()["jobs"]
+    assert [job["job"] for job in of_one] == [last, first]
+    assert of_one[0] == client.get(f"/v1/jobs/{last}").json()
+    assert client.get("/v1/jobs", params={"target": "listed", "limit": 1}).json()["jobs"] == of_one[:1]
+    assert client.get("/v1/jobs", params={"target": "listed", "state": "failed"}).json() == {"jobs": []}
+    assert_error(client.get("/v1/jobs", params={"state": "lost"}), 422, "validation", "state")
+    assert_error(client.get("/v1/jobs", params={"limit": 0}), 422, "validation", "limit")
+
+
 def test_a_job_is_cancelled_and_keeps_what_it_wrote(client: TestClient) -> None:
     """DELETE stops a job at its next batch; what is in the collection is what the job says it did."""
     body = "花呗怎么还款银行卡信用\n".encode() * 60_000

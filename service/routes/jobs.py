@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import orjson
-from fastapi import APIRouter, Request, Response
+from fastapi import APIRouter, Query, Request, Response
 from sse_starlette import EventSourceResponse
 
 from service.errors import InvalidRequest, NotFound
@@ -18,7 +18,7 @@ from service.library import check_name
 from service.numbered_lines import Compression
 from service.routes.calls import Ready, json_response, limited_stream
 from service.runtime import Runtime
-from service.schemas import JobAccepted, JobInfo
+from service.schemas import JobAccepted, JobInfo, JobList, JobState
 
 router = APIRouter(prefix="/v1", tags=["jobs"])
 
@@ -100,6 +100,19 @@ def removed_where_refused(spool: Path) -> Iterator[None]:
     except BaseException:
         spool.unlink(missing_ok=True)
         raise
+
+
+@router.get("/jobs", response_model=JobList)
+async def get_jobs(
+    runtime: Ready, state: JobState | None = None, target: str | None = None, limit: int = Query(100, ge=1, le=1_000)
+) -> Response:
+    """List jobs, the newest first: all, those in a state, those of a collection or graph."""
+    found = [
+        job
+        for job in reversed(runtime.jobs.all())
+        if (state is None or job.state == state) and (target is None or job.target == target)
+    ]
+    return json_response({"jobs": [job.status() for job in found[:limit]]})
 
 
 @router.get("/jobs/{id}", response_model=JobInfo)
