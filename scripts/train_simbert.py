@@ -281,7 +281,7 @@ def _run(choices: argparse.Namespace, processes: Processes, device: torch.device
                 layer.compile()
         read = sources(choices, material, stage, device)
         for lessons in read:
-            if isinstance(lessons, Lessons) and teacher is not None:
+            if isinstance(lessons, Lessons) and lessons.kind == "taught" and teacher is not None:
                 align(network, teacher, lessons)
         progress = train(
             network,

@@ -69,16 +69,17 @@ def test_equal_vectors_have_nothing_to_learn() -> None:
     assert float(relations(taught, taught, 20)) == pytest.approx(0, abs=1e-6)
 
 
-def test_another_basis_need_not_be_learnt() -> None:
-    """A network whose teacher is itself in another basis gives the teacher's vectors once it is aligned."""
+@pytest.mark.parametrize("size", [3, 50])
+def test_another_basis_need_not_be_learnt(size: int) -> None:
+    """A network whose teacher is itself in another basis gives the teacher's vectors once it is aligned, by small lessons too."""
     torch.manual_seed(0)
     network, teacher = (SimBert(bert_config(50, 24, 1, 2, 48, 64), 16, 1) for _ in range(2))
     teacher.load_state_dict(network.state_dict())
     torch.nn.init.normal_(teacher.dense.weight, std=0.2)
     tokens = torch.randint(5, 50, (4000,), generator=torch.Generator().manual_seed(1), dtype=torch.int32)
     starts = np.arange(0, 3990, 10)
-    lessons = Lessons(tokens, Sentences(starts, 3 + starts // 10 % 7), 50, 1)
-    ids = lessons.batch(9)
+    lessons = Lessons(tokens, Sentences(starts, 3 + starts // 10 % 7), size, 1)
+    ids = torch.randint(5, 50, (40, 9), generator=torch.Generator().manual_seed(2))
     with torch.no_grad():
         before = float(likeness(network(ids).sentences, teacher.eval()(ids).sentences))
         align(network, teacher, lessons)

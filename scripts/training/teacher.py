@@ -125,14 +125,15 @@ class Lessons:
 
 
 @torch.no_grad()
-def align(network: SimBert, teacher: SimBert, lessons: Lessons, batches: int = 8, ridge: float = 1e-3) -> None:
-    """Set the projection of `network` to the least-squares one of its means to the teacher's vectors, of a few lessons.
+def align(network: SimBert, teacher: SimBert, lessons: Lessons, ridge: float = 1e-3) -> None:
+    """Set the projection of `network` to the least-squares one of its means to the teacher's vectors, of the first lessons.
 
-    The two have learnt their dimensions apart: what is only another basis need not be learnt step by step.
+    The two have learnt their dimensions apart: what is only another basis need not be learnt step by step. So many lessons are
+    read that there are 30 sentences for each dimension of the means: a projection of few fits those and no others.
     """
     is_training = network.training
     network.eval()
-    read = [lessons.batch(number) for number in range(batches)]
+    read = [lessons.batch(number) for number in range(-(-30 * network.dense.in_features // lessons.size))]
     means = torch.cat([network.pooled(ids) for ids in read]).double()  # (n, hidden)
     wanted = torch.cat([teacher(ids).sentences for ids in read]).double()  # (n, dim)
     square = means.T @ means
