@@ -20,9 +20,8 @@ VERSION = 2
 _UNKNOWN, _SEPARATOR, _TERM = 0, 1, 2
 _kinds = np.zeros(0x110000, np.uint8)  # by code point, filled as they are met; whoever writes one writes the same value
 _ODD = 0xFFFFFFFF
-_plain = np.zeros(
-    0x110000, np.uint32
-)  # what a character alone is folded to; 0: not met yet, _ODD: its neighbours matter
+_plain = np.zeros(0x110000, np.uint32)
+"""What a character alone is folded to, by code point; 0: not met yet, `_ODD`: its neighbours matter, or it becomes several."""
 
 
 def _folding() -> NDArray[np.uint32]:

@@ -154,15 +154,6 @@ class LexicalIndex:
         """Return the score (n,) of each given row, in any order; 0 where no term matches or the row is gone."""
         return self.ask(query).scores_for(rows)
 
-    def scores_and_ceiling(self, query: str, rows: Rows) -> tuple[Scores, float]:
-        """Return `scores_for` and `ceiling`, counting the query's terms once."""
-        asked = self.ask(query)
-        return asked.scores_for(rows), asked.ceiling
-
-    def ceiling(self, query: str) -> float:
-        """Return the score that no text can reach: every term of the query repeated without end, unseen terms included."""
-        return self.ask(query).ceiling
-
     def length_ratio(self, query: str) -> float:
         """Return how many times as long as the query a text is on average, in terms; 1 where either has none."""
         return self.ask(query).length_ratio

@@ -70,6 +70,10 @@ class LexicalQuery:
         """The score that no text can reach: every term of the query repeated without end, unseen terms included."""
         return float(self._weigh().sum())
 
+    def of_ceiling(self, scores: Scores) -> Scores:
+        """Return scores (n,) as shares of the ceiling, in [0, 1)."""
+        return scores / np.float32(self.ceiling) if self.ceiling > 0 else np.zeros_like(scores)
+
     def best(self, k: int, allowed: Rows | None = None) -> tuple[Scores, Rows]:
         """Return the best k positive scores and their rows, sorted, ties by row; among `allowed` (ascending rows) if given."""
         if allowed is not None and len(allowed) <= _FEW_ROWS:

@@ -148,7 +148,7 @@ def _lexical(
 ) -> NDArray[np.floating[Any]]:
     """Return BM25 of the texts at `rows`, over the largest that the query, the first text, can reach; and their best windows."""
     asked = words.ask(texts[0])
-    found = asked.scores_for(rows) / np.float32(asked.ceiling if asked.ceiling > 0 else 1.0)
+    found = asked.of_ceiling(asked.scores_for(rows))
     if not shares.window_weight:
         return found
     return with_windows(found, asked.windows_of([texts[row] for row in rows.tolist()]), shares.window_weight)

@@ -326,8 +326,8 @@ def _pool(
         # One dot product each: a matrix product may round equal rows differently, and then equal texts would not tie.
         cosine = collection.vectors.scores_for(query.sentence, rows).clip(-1.0, 1.0)  # rounding goes beyond
     if options.retrieve != "vector":
-        bm25, ceiling = words.scores_for(rows), words.ceiling
-        lexical = bm25 / np.float32(ceiling) if ceiling > 0 else np.zeros_like(bm25)
+        bm25 = words.scores_for(rows)
+        lexical = words.of_ceiling(bm25)
     return _Pool(rows, cosine, bm25, lexical, words)
 
 

@@ -76,9 +76,9 @@ def check(index: LexicalIndex, stored: dict[int, str], query: str, k: int, allow
     some = np.array([*reversed(sorted(stored)), 10**9], np.int64)
     scored = index.scores_for(query, some)
     assert np.allclose(scored, [truth.get(row, 0.0) for row in some.tolist()], rtol=1e-4, atol=1e-5)
-    assert np.all((scored == 0) | (scored < index.ceiling(query)))
+    assert np.all((scored == 0) | (scored < index.ask(query).ceiling))
     most = sum(repeats * idf.get(term, idf[""]) * (K1 + 1) for term, repeats in terms.items())
-    assert index.ceiling(query) == pytest.approx(most)
+    assert index.ask(query).ceiling == pytest.approx(most)
     chosen = None if allowed is None else np.array(sorted(allowed), np.int64)
     scores, rows = (result[0].tolist() for result in index.search([query], k, chosen))
     right = sorted((score for row, score in truth.items() if allowed is None or row in allowed), reverse=True)[:k]
@@ -187,7 +187,7 @@ def test_forms_of_one_character_are_one_term() -> None:
     index = LexicalIndex()
     index.add(np.array([1, 2, 3]), ["ＡＢＣ 公司", "花呗，还款", "😀"])
     assert index.search(["abc", "，  。", "呗还", "😀"], 1)[1].tolist() == [[1], [-1], [2], [3]]
-    assert index.ceiling("， 。") == 0
+    assert index.ask("， 。").ceiling == 0
 
 
 def test_a_very_long_text_is_indexed() -> None:
@@ -283,7 +283,7 @@ def test_what_was_computed_serves_the_next_question(
         assert found[0][0][: len(best[0])].tolist() == best[0].tolist()
         for _ in range(2):
             assert asked.scores_for(rows).tolist() == index.scores_for(query, rows).tolist()
-        assert asked.ceiling == index.ceiling(query)
+        assert asked.ceiling == index.ask(query).ceiling
         assert asked.length_ratio == index.length_ratio(query)
 
 

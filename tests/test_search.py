@@ -145,7 +145,7 @@ def by_definition(bench: Bench, query: EncodedText, options: SearchOptions) -> l
     for row in pool:
         is_worded = options.retrieve != "vector"
         has_cosine = not (options.retrieve == "lexical" and options.rerank == "none")
-        ceiling = words.ceiling(query.text)
+        ceiling = words.ask(query.text).ceiling
         lexical = bm25[row] / ceiling if ceiling > 0 else 0.0
         if options.scope == "pool":  # of whole collections no text is read
             window = float(words.ask(query.text).windows_of([documents[row].text])[0])

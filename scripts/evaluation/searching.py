@@ -156,7 +156,7 @@ class FileSearch:
         """Compute BM25 of `rows` over the largest that the query can reach, and what their best windows cover, by width."""
         asked = self._lexical.ask(self.queries.texts[place])
         texts = [self.corpus.texts[row] for row in rows]
-        bm25 = asked.scores_for(rows) / np.float32(asked.ceiling if asked.ceiling > 0 else 1.0)
+        bm25 = asked.of_ceiling(asked.scores_for(rows))
         return bm25, {width: asked.windows_of(texts, width) for width in widths}
 
     def _candidates(self, place: int, setting: Setting) -> NDArray[np.int64]:

@@ -56,7 +56,7 @@ def export(network: SimBert, tokenizer: Tokenizer, folder: Path, card: Mapping[s
 
 
 CURVES = (
-    ("loss", "in_batch", "pairs", "mover", "cosent", "unlike", "related", "seq2seq", "masked"),
+    ("loss", "in_batch", "pairs", "mover", "cosent", "unlike", "related", "apart", "seq2seq", "masked"),
     ("spearman", "recall@1", "mrr@10"),
 )
 """What the upper and the lower pictures show."""

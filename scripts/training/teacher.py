@@ -170,8 +170,7 @@ def lesson_losses(
     a, b = ((of[:half], of[half:]) for of in (ours, theirs))
     if lessons.kind == "taught":
         return taught(a, b, scale)
-    found = taught((a[0][::2], a[1][1::2]), (b[0][::2], b[1][1::2]), scale)
-    found["unlike"] = likeness(ours, theirs)
-    found["apart"] = apart(a, b)
-    found["loss"] = scale * found["unlike"] + found["related"] + scale**2 * found["apart"]
-    return found
+    unlike, further = likeness(ours, theirs), apart(a, b)
+    related = relations(a[0][::2] @ a[1][1::2].T, b[0][::2] @ b[1][1::2].T, scale)  # no text meets its own variant
+    loss = scale * unlike + related + scale**2 * further
+    return {"loss": loss, "unlike": unlike, "related": related, "apart": further}
