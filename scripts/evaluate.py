@@ -20,7 +20,7 @@ import torch
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from models.fusion import Shares, SharesByLength, first_stage, with_windows
+from models.fusion import SharesByLength
 from models.token_codec import token_codec
 from models.transport import Measure, distance, similarity
 from scripts.arguments import positive, share
@@ -28,16 +28,13 @@ from scripts.evaluation.floors import Bm25, TfIdf
 from scripts.evaluation.lookup import add_lookup, evaluate_lookup
 from scripts.evaluation.measures import judge, mean, spearman
 from scripts.evaluation.searching import FileSearch, Rerank, Retrieve, Setting, encode, served_encoder
-from scripts.evaluation.tasks import Task, group_task, labelled_rows, question_task, read_task
-from service.best_window import WIDTH
+from scripts.evaluation.tasks import Task, among, group_task, labelled_rows, question_task, read_task
+from scripts.evaluation.weights import try_weights
 
 FLOORS = {"tfidf-char1": 1, "tfidf-char2": 2, "bm25-char1": 1, "bm25-char2": 2}
 MEASURES = ("cosine", "wrd", "wmd", "fused")
 LISTS = {"--measure": MEASURES, "--rerank": get_args(Rerank), "--retrieve": get_args(Retrieve)}
 """Options that take several values, and which."""
-GRID = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
-WIDTHS = (20, 30, 40, 60)
-"""Characters of the best windows that are tried."""
 BUNDLED = Path(__file__).parent.parent / "models" / "weights" / "simbert-mini-zh"
 
 
@@ -170,38 +167,10 @@ def evaluate_task(choices: argparse.Namespace, task: Task) -> dict[str, Any]:
 
 
 def evaluate_weights(choices: argparse.Namespace, task: Task) -> dict[str, Any]:
-    """Try weights on one task, from problems that are solved once: MRR@10 ×100 for every couple of transport's and words'.
-
-    Words are BM25 and the card's share of the best window; with the card's weights every share and width of windows is tried.
-    """
-    names = list(task.corpus)
+    """Try weights on one task: MRR@10 ×100."""
     encoder = served_encoder(choices.model, choices.device, torch.get_num_threads())
     search = FileSearch(encoder, list(task.corpus.values()), list(task.queries.values()))
-    setting = settings(choices, encoder.card)[0]
-    parts = search.parts(setting, WIDTHS)
-    judged = [task.relevance[query] for query in task.queries]
-    own = setting.shares.at(search.length_ratio())
-
-    def tried(shares: Shares, width: int) -> float:
-        found = []
-        for one, relevance in zip(parts, judged, strict=True):
-            lexical = with_windows(one.bm25, one.windows[width], shares.window_weight)
-            known = first_stage(one.cosine, lexical, shares.lexical_weight)
-            order = np.argsort(-((1 - shares.weight) * known + shares.weight * one.transport), kind="stable")
-            found.append(judge([names[place] for place in one.rows[order][:100]], relevance))
-        return mean(found)["mrr@10"]
-
-    table = {
-        f"lexical_weight {words}": {f"weight {w}": tried(Shares(w, words, own.window_weight), WIDTH) for w in GRID}
-        for words in GRID
-    }
-    windows = {
-        f"window of {width}": {f"window_weight {c}": tried(own._replace(window_weight=c), width) for c in GRID}
-        for width in WIDTHS
-    }
-    about = {"model": choices.model, "retrieve": setting.retrieve, "queries": len(judged)}
-    about |= {name: round(share, 3) for name, share in own._asdict().items()}
-    return about | {"length_ratio": round(search.length_ratio(), 2), "mrr@10": table, "windows": windows}
+    return {"model": choices.model, **try_weights(search, settings(choices, encoder.card)[0], task)}
 
 
 def parser() -> argparse.ArgumentParser:
@@ -262,6 +231,17 @@ def parser() -> argparse.ArgumentParser:
     ):
         for one in (retrieval, weights):
             one.add_argument(f"--{name}", type=Path, required=True, help=what)
+    for one in (retrieval, weights):
+        one.add_argument("--every", type=positive, default=1, help="ask only every n-th query, from the first on")
+        one.add_argument(
+            "--among",
+            nargs="+",
+            type=Path,
+            default=(),
+            metavar="FILE",
+            help="further texts for the corpus that no query asks for, one a line",
+        )
+        one.add_argument("--among-each", type=positive, default=6_000, help="texts of each such file at most (6000)")
     return command
 
 
@@ -321,7 +301,8 @@ def evaluate(choices: argparse.Namespace) -> dict[str, Any]:
         return evaluate_task(choices, checked(question_task(choices.file, choices.limit)))
     if choices.part == "groups":
         return evaluate_task(choices, checked(group_task(choices.file, choices.seen, choices.limit)))
-    task = checked(read_task(choices.corpus, choices.queries, choices.qrels, choices.limit))
+    task = read_task(choices.corpus, choices.queries, choices.qrels, choices.limit, choices.every)
+    task = checked(among(task, choices.among, choices.among_each))
     return evaluate_weights(choices, task) if choices.part == "weights" else evaluate_task(choices, task)
 
 

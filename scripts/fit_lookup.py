@@ -75,7 +75,12 @@ def run(choices: argparse.Namespace) -> dict[str, dict[str, float]]:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line."""
-    run(parser().parse_args(arguments))
+    try:
+        run(parser().parse_args(arguments))
+    except OSError as error:
+        raise SystemExit(f"fit_lookup: {error.filename or 'a file'}: {error.strerror or error}") from error
+    except ValueError as error:
+        raise SystemExit(f"fit_lookup: {error}") from error
 
 
 if __name__ == "__main__":

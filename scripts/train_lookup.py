@@ -184,6 +184,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         command.error(f"--order must be {' or '.join(' '.join(order) for order in ORDERS)}")
     try:
         run(choices)
+    except OSError as error:
+        raise SystemExit(f"train_lookup: {error.filename or 'a file'}: {error.strerror or error}") from error
     except ValueError as error:
         raise SystemExit(f"train_lookup: {error}") from error
 

@@ -42,6 +42,7 @@ from scripts.training.stages import save, train
 from scripts.training.start import load_start
 from scripts.training.teacher import Lessons, align, load_teacher
 from scripts.training.vocabulary import SPECIALS, build_tokenizer, text_files
+from scripts.training.work_folder import hold_to, note
 
 
 @dataclass(frozen=True)
@@ -167,7 +168,8 @@ def sources(
         if passages is not None and passage_ids is not None and nth(choices.in_batch_weight, stage):
             long = sampler(passages, passage_ids, min(positives, choices.passage_pairs), 0, 0)
             every, longest = choices.passages_every, choices.longest_passage
-            found.append(Source(passages, passage_ids, long, longest, every, has_mover=False))
+            is_taught = not choices.untaught_passages
+            found.append(Source(passages, passage_ids, long, longest, every, has_mover=False, is_taught=is_taught))
         if material.packed is not None and choices.variants_every and has_layers(choices, stage):
             found.append(replace(lessons(material.packed), every=choices.variants_every, kind="apart"))
     if choices.language_every and has_layers(choices, stage):
@@ -223,7 +225,10 @@ def _run(choices: argparse.Namespace, processes: Processes, device: torch.device
     work.mkdir(parents=True, exist_ok=True)
     if not processes.is_first:
         processes.wait()  # until the first one has left everything in the work folder
+    hold_to(work, choices)
     material = prepare(choices, work)
+    if processes.is_first:
+        note(work, choices)
     first = None if choices.start is not None else first_vectors(choices, work, material)
     if processes.is_first:
         processes.wait()
@@ -322,7 +327,13 @@ def _run(choices: argparse.Namespace, processes: Processes, device: torch.device
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line."""
-    run(parser((__doc__ or "").split("\n\n")[0]).parse_args(arguments))
+    choices = parser((__doc__ or "").split("\n\n")[0]).parse_args(arguments)
+    try:
+        run(choices)
+    except OSError as error:
+        raise SystemExit(f"train_simbert: {error.filename or 'a file'}: {error.strerror or error}") from error
+    except (ValueError, FloatingPointError) as error:
+        raise SystemExit(f"train_simbert: {error}") from error
 
 
 if __name__ == "__main__":

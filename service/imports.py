@@ -20,8 +20,8 @@ from service.library import Library
 
 WINDOW_LINES = 1_024
 """Lines whose documents are sorted by length, encoded and committed together."""
-WINDOW_CHARS = 1 << 20
-"""Characters after which a window is full, whatever its documents."""
+WINDOW_CHARS = 1 << 17
+"""Characters after which a window is full, whatever its documents: some seconds of one core, so that progress can be seen."""
 
 
 class _Window(NamedTuple):

@@ -20,7 +20,7 @@ from scripts.evaluate import default_model, main, parser
 from scripts.evaluation.floors import Bm25, TfIdf, grams
 from scripts.evaluation.measures import judge, mean, spearman
 from scripts.evaluation.searching import FileSearch, Setting
-from scripts.evaluation.tasks import group_task, question_task, read_task
+from scripts.evaluation.tasks import Task, among, group_task, question_task, read_task
 from tests.conftest import write_bert
 
 TEXTS = [
@@ -207,6 +207,47 @@ def test_weights_agree_with_searching(folder: Path, tmp_path: Path, capsys: pyte
     assert isinstance(windows, dict)
     as_the_card = answer(capsys, "retrieval", *files, "--model", str(folder), *chosen[:4], "--window-weight", "0.6")
     assert windows["window of 30"]["window_weight 0.6"] == as_the_card["mrr@10"]
+    words = found["words"]
+    assert isinstance(words, dict)
+    other = answer(
+        capsys,
+        "retrieval",
+        *files,
+        "--model",
+        str(folder),
+        *chosen[:4],
+        "--lexical-weight",
+        "0.7",
+        "--window-weight",
+        "0.2",
+    )
+    assert words["lexical_weight 0.7"]["window_weight 0.2"] == other["mrr@10"]
+
+
+def test_a_task_among_other_texts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Every second query is asked, among lines of other files that are long enough and no text of the corpus themselves."""
+    task = Task(
+        {"a": "甲" * 50, "b": "乙" * 50},
+        {"1": "甲", "2": "乙", "3": "丙"},
+        {"1": {"a": 1.0}, "2": {"b": 1.0}, "3": {"b": 1.0}},
+    )
+    more = tmp_path / "more.txt"
+    lines = ["短", "甲" * 60, *(f"{row}" + "丁" * 45 for row in range(10)), "0" + "丁" * 45]
+    more.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    found = among(task, [more], 100)
+    assert list(found.corpus.values()) == [*task.corpus.values(), *lines[2:12]]
+    assert found.queries == task.queries
+    assert len(among(task, [more], 4).corpus) <= 2 + 4
+    assert among(task, [], 100) == task
+    files = write_files(tmp_path)
+    two, all_of = (
+        answer(capsys, "retrieval", *files, "--model", "bm25-char2", "--every", every) for every in ("2", "1")
+    )
+    assert two["queries"] == -(-int(all_of["queries"]) // 2)
+    among_others = answer(
+        capsys, "retrieval", *files, "--model", "bm25-char2", "--among", str(more), "--among-each", "5"
+    )
+    assert among_others["texts"] > all_of["texts"]
 
 
 def test_reranking_settles_the_first_ten(folder: Path) -> None:

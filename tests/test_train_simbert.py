@@ -3,6 +3,7 @@
 import csv
 import json
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from transformers import AutoTokenizer
 from models.encoder import Encoder
 from models.fallback import is_cjk
 from models.fusion import SharesByLength
+from scripts import fit_lookup, train_lookup, train_simbert
 from scripts.model_folder import bert_tokenizer
 from scripts.train_simbert import keep_part, run
 from scripts.training.first_vectors import count_neighbours, inverse_document_frequency, ppmi, reduced
@@ -317,3 +319,46 @@ def test_a_tokenizer_with_other_specials_is_refused(corpus: Path, tmp_path: Path
     with pytest.raises(ValueError, match=r"other\.json does not number \[PAD\]"):
         run(choices(corpus, tmp_path / "out", "--tokenizer", str(tmp_path / "other.json")))
     assert not (tmp_path / "out.work" / "tokenizer.json").exists()
+
+
+def test_a_work_folder_is_not_read_as_one_of_other_data(tmp_path: Path) -> None:
+    """What a work folder was made from is named where a later run asks for something else; other steps are not."""
+    corpus = write_corpus(tmp_path)
+    run(choices(corpus, tmp_path / "first", "--stages", "static", "--steps", "1", "--passages", "2"))
+    more = ["--work", str(tmp_path / "first.work"), "--stages", "static", "--steps", "2", "--passages"]
+    run(choices(corpus, tmp_path / "second", *more, "0"))
+    with pytest.raises(ValueError, match=r"first\.work was begun with --passages 2, not 3: give another --work"):
+        run(choices(corpus, tmp_path / "third", *more, "3"))
+    with pytest.raises(ValueError, match=r"begun with --seed 1, not 2, --dim \d+, not 17:"):
+        run(choices(corpus, tmp_path / "third", *more, "2", "--seed", "2", "--dim", "17"))
+    with open(corpus / "pairs.tsv", "a", encoding="utf-8") as file:
+        file.write("甲乙丙丁戊\t甲乙丙丁己\t1\tother\n")
+    with pytest.raises(ValueError, match=r"begun with --pairs pairs\.tsv of \d+ bytes, not pairs\.tsv of"):
+        run(choices(corpus, tmp_path / "third", *more, "2"))
+
+
+@pytest.mark.parametrize(
+    ("program", "line", "said"),
+    [
+        (train_simbert.main, "--pairs none.tsv --text . --out out", "train_simbert: none.tsv cannot be read"),
+        (
+            train_simbert.main,
+            "--pairs none.tsv --text none --out out",
+            "train_simbert: none: No such file or directory",
+        ),
+        (
+            train_simbert.main,
+            "--pairs none.tsv --text . --out out --stages taught",
+            "train_simbert: stage taught needs a",
+        ),
+        (fit_lookup.main, "none --triples none.tsv --questions none.jsonl", "fit_lookup: none.jsonl"),
+        (train_lookup.main, "--model none --questions none.jsonl --out out", "train_lookup: none"),
+    ],
+)
+def test_what_cannot_be_read_is_one_line(
+    program: Callable[[list[str]], None], line: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A missing file ends the programs with its name, not with a traceback."""
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit, match=said):
+        program(line.split())

@@ -2,13 +2,16 @@
 
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
 from scripts.lines import read_lines
+
+SHORTEST = 40
+"""Characters of a text that a task is put among, at least."""
 
 
 class Task(NamedTuple):
@@ -40,18 +43,36 @@ def labelled_rows(file: Path) -> Iterator[tuple[str, str, float]]:
         yield one, other, value
 
 
-def read_task(corpus: Path, queries: Path, qrels: Path, limit: int | None) -> Task:
-    """Read a task; queries without a relevant text are left out, and of the rest `limit` evenly spread ones are kept."""
+def read_task(corpus: Path, queries: Path, qrels: Path, limit: int | None, every: int = 1) -> Task:
+    """Read a task; queries without a relevant text are left out, and of every `every`-th of the rest `limit` evenly spread ones
+    are kept."""
     relevance: dict[str, dict[str, float]] = {}
     for query, text, grade in labelled_rows(qrels):
         relevance.setdefault(query, {})[text] = grade
     asked = {
         name: text for name, text in rows_of(queries, 2) if any(grade > 0 for grade in relevance.get(name, {}).values())
     }
+    names = list(asked)[::every]
+    asked = {name: asked[name] for name in names}
     if limit is not None and limit < len(asked):
-        names = list(asked)
         asked = {names[place]: asked[names[place]] for place in np.linspace(0, len(names) - 1, limit).astype(int)}
     return Task(dict(rows_of(corpus, 2)), asked, relevance)
+
+
+def among(task: Task, files: Sequence[Path], each: int) -> Task:
+    """Put a task's texts among others that no query asks for: up to `each` evenly spread lines of each file.
+
+    Lines of fewer than `SHORTEST` characters are left out, and those that begin like a text before them.
+    """
+    corpus = dict(task.corpus)
+    begun = {text[:SHORTEST] for text in corpus.values()}
+    for file in files:
+        lines = [line for line in read_lines(file) if len(line) >= SHORTEST]
+        for row in np.linspace(0, len(lines) - 1, min(each, len(lines))).astype(int).tolist():
+            if lines[row][:SHORTEST] not in begun:
+                begun.add(lines[row][:SHORTEST])
+                corpus[f"{file.name}:{row}"] = lines[row]
+    return task._replace(corpus=corpus)
 
 
 def question_task(file: Path, limit: int | None) -> Task:

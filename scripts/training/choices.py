@@ -90,6 +90,11 @@ def parser(description: str) -> argparse.ArgumentParser:
     add("--passage-pairs", type=int, default=96, help="(sentence, paragraph) pairs in a batch")
     add("--passages-every", type=int, default=8, help="every n-th step is on passages")
     add(
+        "--untaught-passages",
+        action="store_true",
+        help="a --teacher says nothing of passages, of which it may know less than they show",
+    )
+    add(
         "--language-every",
         type=int,
         default=2,

@@ -21,7 +21,7 @@ class Source:
     """Pairs to train on with their ids and sampler; `longest` tokens of a text are read, every `every`-th step is theirs.
 
     `kind`: "similar" trains the vectors, "seq2seq" writes one text of a pair from the other. `is_mined`: neighbours of its
-    texts join the batch where the recipe asks for it.
+    texts join the batch where the recipe asks for it. `is_taught`: a teacher says how alike its texts are.
     """
 
     pairs: Pairs
@@ -32,6 +32,7 @@ class Source:
     kind: Literal["similar", "seq2seq"] = "similar"
     has_mover: bool = True
     is_mined: bool = False
+    is_taught: bool = True
     has_both: NDArray[np.bool_] = field(init=False)
 
     def __post_init__(self) -> None:

@@ -172,7 +172,7 @@ def losses(
         if recipe.cosent_weight:
             found["cosent"] = by_family(cosine, label, family, recipe.scale)
             total = total + recipe.cosent_weight * found["cosent"]
-    if recipe.teacher_weight and teacher is not None:
+    if recipe.teacher_weight and teacher is not None and source.is_taught:
         with torch.no_grad(), torch.autocast(device.type, dtype=torch.bfloat16, enabled=recipe.is_bf16(device)):
             theirs = teacher(ids_a).sentences, teacher(ids_b).sentences
         said = taught((vectors_a.sentences, vectors_b.sentences), theirs, recipe.scale)
