@@ -225,29 +225,30 @@ def test_weights_agree_with_searching(folder: Path, tmp_path: Path, capsys: pyte
 
 
 def test_a_task_among_other_texts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Every second query is asked, among lines of other files that are long enough and no text of the corpus themselves."""
-    task = Task(
-        {"a": "甲" * 50, "b": "乙" * 50},
-        {"1": "甲", "2": "乙", "3": "丙"},
-        {"1": {"a": 1.0}, "2": {"b": 1.0}, "3": {"b": 1.0}},
-    )
+    """Every second query is asked, among texts of other files that are as long as the corpus' own."""
+    own = {"a": "甲" * 40, "b": "乙" * 50}
+    task = Task(own, {"1": "甲", "2": "乙"}, {"1": {"a": 1.0}, "2": {"b": 1.0}})
     more = tmp_path / "more.txt"
-    lines = ["短", "甲" * 60, *(f"{row}" + "丁" * 45 for row in range(10)), "0" + "丁" * 45]
+    lines = ["甲" * 60, *(f"{row}" + "丁" * 24 for row in range(10))]
     more.write_text("\n".join(lines) + "\n", encoding="utf-8")
     found = among(task, [more], 100)
-    assert list(found.corpus.values()) == [*task.corpus.values(), *lines[2:12]]
     assert found.queries == task.queries
-    assert len(among(task, [more], 4).corpus) <= 2 + 4
+    added = list(found.corpus.values())[2:]
+    assert added == [
+        (lines[1] + lines[2])[:40],
+        lines[3] + lines[4],
+        (lines[5] + lines[6])[:40],
+        lines[7] + lines[8],
+        (lines[9] + lines[10])[:40],
+    ]
+    assert list(among(task, [more], 2).corpus.values())[2:] == [added[0], added[-1]]
     assert among(task, [], 100) == task
+    assert among(task._replace(corpus={}), [more], 100).corpus == {}
     files = write_files(tmp_path)
-    two, all_of = (
-        answer(capsys, "retrieval", *files, "--model", "bm25-char2", "--every", every) for every in ("2", "1")
-    )
-    assert two["queries"] == -(-int(all_of["queries"]) // 2)
-    among_others = answer(
-        capsys, "retrieval", *files, "--model", "bm25-char2", "--among", str(more), "--among-each", "5"
-    )
-    assert among_others["texts"] > all_of["texts"]
+    two, whole = (answer(capsys, "retrieval", *files, "--model", "bm25-char2", "--every", every) for every in "21")
+    assert two["queries"] == -(-int(str(whole["queries"])) // 2)
+    put = answer(capsys, "retrieval", *files, "--model", "bm25-char2", "--among", str(more), "--among-each", "5")
+    assert int(str(put["texts"])) == int(str(whole["texts"])) + 5
 
 
 def test_reranking_settles_the_first_ten(folder: Path) -> None:

@@ -3,6 +3,7 @@
 import json
 import math
 from collections.abc import Iterator, Sequence
+from itertools import cycle
 from pathlib import Path
 from typing import NamedTuple
 
@@ -10,8 +11,8 @@ import numpy as np
 
 from scripts.lines import read_lines
 
-SHORTEST = 40
-"""Characters of a text that a task is put among, at least."""
+ALIKE = 30
+"""Characters at the beginning of two texts that are taken for the same text if they are equal."""
 
 
 class Task(NamedTuple):
@@ -60,18 +61,25 @@ def read_task(corpus: Path, queries: Path, qrels: Path, limit: int | None, every
 
 
 def among(task: Task, files: Sequence[Path], each: int) -> Task:
-    """Put a task's texts among others that no query asks for: up to `each` evenly spread lines of each file.
+    """Put a task's texts among others that no query asks for: up to `each` of each file, evenly spread.
 
-    Lines of fewer than `SHORTEST` characters are left out, and those that begin like a text before them.
+    Lines of a file are joined, and cut, to texts as long as the task's own, in turn: where others are shorter or longer, whatever
+    prefers the one or the other looks better than it is. Lines that begin like a text of the task are left out.
     """
-    corpus = dict(task.corpus)
-    begun = {text[:SHORTEST] for text in corpus.values()}
+    own = [text for text in task.corpus.values() if text]
+    if not own:
+        return task
+    corpus, begun, lengths = dict(task.corpus), {text[:ALIKE] for text in own}, cycle(map(len, own))
     for file in files:
-        lines = [line for line in read_lines(file) if len(line) >= SHORTEST]
-        for row in np.linspace(0, len(lines) - 1, min(each, len(lines))).astype(int).tolist():
-            if lines[row][:SHORTEST] not in begun:
-                begun.add(lines[row][:SHORTEST])
-                corpus[f"{file.name}:{row}"] = lines[row]
+        made: list[str] = []
+        joined, length = "", next(lengths)
+        for line in read_lines(file):
+            joined += "" if line[:ALIKE] in begun else line
+            if len(joined) >= length:
+                made.append(joined[:length])
+                joined, length = "", next(lengths)
+        for row in np.linspace(0, len(made) - 1, min(each, len(made))).astype(int).tolist():
+            corpus[f"{file.name}:{row}"] = made[row]
     return task._replace(corpus=corpus)
 
 
