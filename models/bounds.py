@@ -31,6 +31,9 @@ from models.transport import Floats, Measure, Points
 
 BLOCK = 1 << 18  # costs held at a time: 1 MiB of float32, which stays in a core's cache
 RUN = 1 << 16  # tokens of a table looked up at a time
+SMALL_COSTS = (
+    1 << 16
+)  # up to so many costs both orders of reduction for all take less time than potentials that texts share
 SAMPLE_TEXTS = 256  # that the potentials shared by all are learned from; where tokens share no table,
 SAMPLE_TOKENS = 1_024  # so many tokens
 SOLVER_ROUNDING = 1e-12  # more than float64 can take from a solved distance, relative to the largest cost
@@ -90,13 +93,16 @@ class Floors:
         self._rounding = 4.0 * unit_rounding(candidates.vectors.shape[1])  # of masses and of reduced costs
         self._table: Costs | None = None  # (m, D)
         self._potentials: tuple[Costs, Costs] | None = None  # (m,), (D,) with a table
+        tokens = int(candidates.offsets[-1])
+        is_few = candidates.rows is not None and tokens * len(self.query.masses) <= SMALL_COSTS
+        self._is_small = is_few and measure == "wrd"  # by WMD shared potentials spare more solves than they cost
         if candidates.rows is not None and len(self.query.masses):
             self._table = cost_floor(self.query, candidates.vectors, self._sizes, measure)
 
     @property
     def has_table(self) -> bool:
-        """Whether tokens share vectors, so that the relaxed bound costs next to nothing."""
-        return self._table is not None
+        """Whether tokens share vectors and are many, so that the relaxed bound costs next to nothing beside the others."""
+        return self._table is not None and not self._is_small
 
     def relaxed(self) -> Floats:
         """Bounds (n,) by potentials of the query that all texts share; only with a table."""
@@ -165,6 +171,10 @@ class Floors:
             cost, weights = self.block(some)
             starts = ends[first:last] - ends[first]
             totals = np.add.reduceat(weights, starts)
+            if self._is_small:
+                found = self._lowered(reduction(self.query.masses, weights, totals, cost, starts))
+                bounds[present[first:last]] = np.where(totals > 0.0, found, self._worst)
+                continue
             served = self._served(some, cost)
             shared = by_potentials(self.query.masses, weights, totals, cost, starts, served)
             reduce = reduction if self._table is None else by_rows_first  # what is shared stands for the other order

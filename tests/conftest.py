@@ -11,6 +11,7 @@ import torch
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from transformers import BertConfig, BertForMaskedLM, BertModel, RoFormerConfig, RoFormerForMaskedLM
 
+from models import bounds
 from models.encoder import Encoder
 from service.runtime import Runtime
 from service.settings import Settings
@@ -20,6 +21,16 @@ torch.set_num_threads(1)
 
 hypothesis.settings.register_profile("moverank", deadline=None, derandomize=True)
 hypothesis.settings.load_profile("moverank")
+
+
+@pytest.fixture(scope="module", params=["few", "many"])
+def few_or_many(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Bound texts of few tokens as they are bounded, and as if they had many."""
+    with pytest.MonkeyPatch.context() as patch:
+        if request.param == "many":
+            patch.setattr(bounds, "SMALL_COSTS", 0)
+        yield
+
 
 CHARACTERS = (
     "花呗借怎么如何还款银行卡信用提额度办理注销密码忘记了吗我想要查询快递物流"

@@ -18,6 +18,8 @@ from models.dual_bound import dual_values
 from models.query_potentials import query_potentials
 from models.transport import Measure
 
+pytestmark = pytest.mark.usefixtures("few_or_many")
+
 MEASURES: tuple[Measure, ...] = ("wrd", "wmd")
 Floats = NDArray[np.float64]
 Matrix = NDArray[np.float32]

@@ -18,6 +18,8 @@ from models.deadline import Deadline
 from models.rerank import Reranked, rerank
 from models.transport import Measure
 
+pytestmark = pytest.mark.usefixtures("few_or_many")
+
 MEASURES: tuple[Measure, ...] = ("wrd", "wmd")
 Floats = NDArray[np.float64]
 Matrix = NDArray[np.float32]
