@@ -8,7 +8,7 @@
 2. ``reduced``: the reduction of the Hungarian method. Take the least cost out of every row, then of every column of what is
    left (and the other way round, whichever gives more): the sums taken out, weighed by the masses, are a feasible solution
    of the dual problem, hence at most the distance. The potentials that texts share give another; with a table they stand for the
-   second order.
+   second order. A pool of short texts under WRD is reduced at once, in both orders: the first bound would take longer.
 3. models/dual_bound.py: a few Sinkhorn iterations, for long texts.
 
 The bounds are computed in float32 and lowered by more than its rounding errors can amount to (for d-term sums of unit

@@ -45,8 +45,9 @@ SHORTEST = 1e-12
 CLOSE_ENTRIES = 1 << 18  # entries of differences between tokens that are held at once
 SMALL_EXPONENT = -20  # costs below 2 to this are scaled up for POT, whose tolerance is absolute
 LONGEST = 1e15  # squares of longer vectors would not fit float32 with room to spare
-OPTIMAL = 1  # result code of POT's network simplex
-MOST_PIVOTS = 10_000_000  # 128 x 128 tokens need some thousands
+OPTIMAL, TIRED = 1, 3  # result codes of POT's network simplex: solved, and not within so many pivots
+MOST_PIVOTS = 10_000_000
+FEW_PIVOTS = 10_000  # and a hundred for each token: 128 x 128 tokens need some thousands, 512 x 512 some ten thousands
 
 
 class Points(NamedTuple):
@@ -238,10 +239,31 @@ def solve(query_masses: Floats, text_masses: Floats, cost: Floats) -> tuple[Floa
         return found, math.ldexp(value, exponent)
     if emd_c is None:  # pragma: no cover - another version of POT
         return solve_by_public_function(query_masses, text_masses, cost)
-    found, value, _, _, code = emd_c(query_masses, text_masses, cost, MOST_PIVOTS, 1)
+    found, value, _, _, code = emd_c(query_masses, text_masses, cost, FEW_PIVOTS + 100 * sum(cost.shape), 1)
+    if code == TIRED:
+        return solve_merged(query_masses, text_masses, cost)
     if code != OPTIMAL:
         raise ValueError(f"transport problem of {cost.shape[0]} x {cost.shape[1]} tokens not solved: POT code {code}")
     return found, value
+
+
+def solve_merged(query_masses: Floats, text_masses: Floats, cost: Floats) -> tuple[Floats, float]:
+    """`solve` with tokens of equal costs taken as one, whose plan is shared among them by their masses.
+
+    Texts that repeat themselves some hundred times make problems that are so degenerate that the simplex may turn in circles.
+    """
+    columns, of_text = np.unique(cost, axis=1, return_inverse=True)
+    both, of_query = np.unique(columns, axis=0, return_inverse=True)
+    p, q = np.bincount(of_query, query_masses), np.bincount(of_text, text_masses)
+    found, _, _, _, code = emd_c(p / p.sum(), q / q.sum(), np.ascontiguousarray(both), MOST_PIVOTS, 1)
+    if code != OPTIMAL:
+        raise ValueError(f"transport problem of {cost.shape[0]} x {cost.shape[1]} tokens not solved: POT code {code}")
+    shares = (
+        np.divide(masses, whole[which], out=np.zeros_like(masses), where=whole[which] > 0.0)
+        for masses, whole, which in ((query_masses, p, of_query), (text_masses, q, of_text))
+    )
+    plan = found[np.ix_(of_query, of_text)] * np.outer(*shares)
+    return plan, float((plan * cost).sum())
 
 
 def solve_by_public_function(query_masses: Floats, text_masses: Floats, cost: Floats) -> tuple[Floats, float]:

@@ -5,7 +5,7 @@ question's weight that one window of `WIDTH` characters covers tells passages of
 Tao and Zhai, "An Exploration of Proximity Measures in Information Retrieval", SIGIR 2007).
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +15,22 @@ from service.grams import CODE_POINT_BITS, spelled
 WIDTH = 30
 """Characters of a window."""
 
+BLOCK = 1 << 20
+"""Characters that are looked at together: up to 120 bytes each, where all of them are terms of the question."""
+
 _ONE = 1 << 40  # weights are integers, so that sums do not depend on what was added before
+
+
+def blocks(texts: Sequence[str]) -> Iterator[slice]:
+    """Cut texts (n,) into runs of at most `BLOCK` characters, or of one text."""
+    first = characters = 0
+    for place, text in enumerate(texts):
+        if characters + len(text) > BLOCK and place > first:
+            yield slice(first, place)
+            first, characters = place, 0
+        characters += len(text)
+    if first < len(texts):
+        yield slice(first, len(texts))
 
 
 def best_windows(

@@ -142,7 +142,7 @@ def _cut(text: Tokenized, max_tokens: int) -> Tokenized:
     """Leave out the tokens after the first ``max_tokens`` that are no special ones."""
     if len(text.inner) <= max_tokens:
         return text
-    left_out = set(text.inner[max_tokens:])
+    left, left_out = set(text.inner[:max_tokens]), set(text.inner[max_tokens:])
     kept = [i for i in range(len(text.ids)) if i not in left_out]
-    inner = [place for place, i in enumerate(kept) if i in set(text.inner[:max_tokens])]
+    inner = [place for place, i in enumerate(kept) if i in left]
     return Tokenized([text.ids[i] for i in kept], [text.offsets[i] for i in kept], inner, True)

@@ -8,17 +8,21 @@ a batch are handled as one array.
 
 import unicodedata
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 CODE_POINT_BITS = 21
-VERSION = 2
+VERSION = 3
 """Of what the terms of a text are; an index of another version is made anew."""
 
 _UNKNOWN, _SEPARATOR, _TERM = 0, 1, 2
 _kinds = np.zeros(0x110000, np.uint8)  # by code point, filled as they are met; whoever writes one writes the same value
+_marks = np.zeros(0x110000, np.uint8)  # the same of `_is_mark`
+_MARKS = 32
+"""Marks in a row that are normalised together."""
 _ODD = 0xFFFFFFFF
 _plain = np.zeros(0x110000, np.uint32)
 """What a character alone is folded to, by code point; 0: not met yet, `_ODD`: its neighbours matter, or it becomes several."""
@@ -29,7 +33,7 @@ def _folding() -> NDArray[np.uint32]:
     traditional, simplified = Path(__file__).with_name("traditional.txt").read_text(encoding="utf-8").split()
     folded = np.arange(0x110000, dtype=np.uint32)
     folded[[ord(character) for character in traditional]] = [ord(character) for character in simplified]
-    return folded
+    return folded[folded]  # a simplified form may be simplified itself
 
 
 _folded = _folding()
@@ -52,11 +56,26 @@ def spelled(texts: Sequence[str]) -> tuple[NDArray[np.int64], NDArray[np.intp], 
     if odd:
         normal = list(texts)
         for place in odd:
-            normal[place] = unicodedata.normalize("NFKC", normal[place]).lower()
+            normal[place] = _normal(normal[place]).lower()
         points, places = _points(normal)
         folded = _folded_alone(points)
         folded = np.where(folded == _ODD, _folded[points], folded)
     return folded.astype(np.int64), places, _is_term(folded)
+
+
+def _normal(text: str) -> str:
+    """Return `text` in NFKC, each run of more than `_MARKS` marks in pieces.
+
+    The order of marks is looked for in time that is quadratic in their number, and a text may be nothing else. No language has so
+    many: Unicode's own stream-safe format breaks such runs, too (UAX #15, section 13).
+    """
+    if len(text) <= _MARKS:
+        return unicodedata.normalize("NFKC", text)
+    places = np.arange(len(text))
+    is_mark = _is_mark(_points([text])[0])
+    run = places - np.maximum.accumulate(np.where(is_mark, -1, places))  # marks since the last character that is none
+    cuts = [0, *np.flatnonzero((run > 0) & (run % _MARKS == 0)).tolist(), len(text)]
+    return "".join(unicodedata.normalize("NFKC", text[start:end]) for start, end in pairwise(cuts))
 
 
 def _points(texts: Sequence[str]) -> tuple[NDArray[np.uint32], NDArray[np.intp]]:
@@ -90,6 +109,14 @@ def grams(texts: Sequence[str]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
 def _joins(character: str) -> bool:
     """Say whether a character may become one with what stands before it, or is lowered by what stands around it."""
     return unicodedata.category(character)[0] == "M" or "\u1100" <= character <= "\u11ff" or character in "Σσς"
+
+
+def _is_mark(points: NDArray[np.uint32]) -> NDArray[np.bool_]:
+    """Say of code points (n,) whether normalisation may move them past their neighbours."""
+    for point in np.unique(points[_marks[points] == _UNKNOWN]).tolist():
+        moves = unicodedata.combining(unicodedata.normalize("NFKD", chr(point))[0])
+        _marks[point] = _TERM if moves else _SEPARATOR
+    return np.asarray(_marks[points] == _TERM)
 
 
 def _is_term(points: NDArray[np.uint32]) -> NDArray[np.bool_]:

@@ -10,7 +10,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from service.best_window import WIDTH, best_windows
+from models.deadline import Deadline
+from service.best_window import WIDTH, best_windows, blocks
 from service.grams import grams
 from service.postings import Rows, Segment, places, saturated
 from service.question_words import asked_about, share_kept
@@ -102,9 +103,17 @@ class LexicalQuery:
         scores[is_new] = self._look_up(rows[is_new])
         return scores
 
-    def windows_of(self, texts: Sequence[str], width: int = WIDTH) -> Scores:
-        """Return for each text (n,) the largest share of the query's weight that `width` characters of it cover, in [0, 1]."""
-        return best_windows(self._terms, self._weigh(), texts, width)
+    def windows_of(self, texts: Sequence[str], width: int = WIDTH, deadline: Deadline | None = None) -> Scores:
+        """Return for each text (n,) the largest share of the query's weight that `width` characters of it cover, in [0, 1].
+
+        Texts are looked at in blocks of bounded memory; 0 for those that the deadline leaves out.
+        """
+        found = np.zeros(len(texts), np.float32)
+        for block in blocks(texts):
+            if deadline is not None and deadline.is_over:
+                break
+            found[block] = best_windows(self._terms, self._weigh(), texts[block], width)
+        return found
 
     def _weigh(self, frequency: Rows | None = None) -> NDArray[np.float64]:
         """Return idf * (k1 + 1) * repeats of each term (m,): more than it can contribute to a score."""

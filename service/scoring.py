@@ -91,7 +91,7 @@ def score_texts(
         words.add(readable, [given.texts[i] for i in readable])
         own = shares.at(words.length_ratio(given.texts[0]))
         weight = own.weight
-        lexical = _lexical(words, given.texts, readable, own) if own.lexical_weight else None
+        lexical = _lexical(words, given.texts, readable, own, deadline) if own.lexical_weight else None
         known = first_stage(cosine, lexical, own.lexical_weight)
         ranked = rerank(
             query.tokens(0), candidates[0], (1.0 - weight) * known, weight, wanted, "wrd",
@@ -144,11 +144,12 @@ def relevant_spans(
 
 
 def _lexical(
-    words: LexicalIndex, texts: Sequence[str], rows: NDArray[np.int64], shares: Shares
+    words: LexicalIndex, texts: Sequence[str], rows: NDArray[np.int64], shares: Shares, deadline: Deadline | None
 ) -> NDArray[np.floating[Any]]:
     """Return BM25 of the texts at `rows`, over the largest that the query, the first text, can reach; and their best windows."""
     asked = words.ask(texts[0])
     found = asked.of_ceiling(asked.scores_for(rows))
     if not shares.window_weight:
         return found
-    return with_windows(found, asked.windows_of([texts[row] for row in rows.tolist()]), shares.window_weight)
+    windows = asked.windows_of([texts[row] for row in rows.tolist()], deadline=deadline)
+    return with_windows(found, windows, shares.window_weight)

@@ -128,6 +128,8 @@ class _Pool(NamedTuple):
         return 1.0 if self.words is None else self.words.length_ratio
 
 
+_READ_TEXTS = 128
+"""Candidates whose texts are in memory at a time."""
 _NOTHING = _Pool(_NO_ROWS, None, None, None, None)
 """Of a query whose turn did not come in time."""
 
@@ -199,15 +201,16 @@ class Searcher:
         """Order a pool by its score, with transport where it is asked for."""
         if pool is _NOTHING:
             return Answer(is_partial=True)
-        known = first_stage(pool.cosine, _lexical(view, pool, options), options.lexical_weight)
+        lexical, is_complete = _lexical(view, pool, options, deadline)
+        known = first_stage(pool.cosine, lexical, options.lexical_weight)
         rules = options.rules
         if rules is None or not len(pool.rows):
             order = best_of(known, pool.rows, options.top_k, lambda rows: view.ids(rows.tolist()))
-            return Answer(_hits(view, pool, order, known[order], None))
+            return Answer(_hits(view, pool, order, known[order], None), is_partial=not is_complete)
         rank = self._ranker.rank_whole if options.scope == "corpus" else self._ranker.rank_pool
         ranked = rank(view, query, pool.rows, known, rules, prepared, deadline)
         hits = _hits(view, pool, ranked.order, ranked.scores, ranked.distances)
-        is_partial = not ranked.is_complete
+        is_partial = not (ranked.is_complete and is_complete)
         if options.explain and hits:
             rows = pool.rows[ranked.order]
             alignments = self._alignments(view, query, rows, hits, rules, prepared, deadline)
@@ -242,20 +245,24 @@ class Searcher:
         return alignments
 
 
-def _lexical(view: ReadView, pool: "_Pool", options: SearchOptions) -> NDArray[np.floating] | None:
+def _lexical(
+    view: ReadView, pool: "_Pool", options: SearchOptions, deadline: Deadline
+) -> tuple[NDArray[np.floating] | None, bool]:
     """Return what words say of the pool, (n,): BM25, and what the best window of a candidate covers where texts are long.
 
-    A whole collection's texts are not read for it: there it is BM25 alone.
+    A whole collection's texts are not read for it: there it is BM25 alone. Also returns whether all were read by the deadline.
     """
-    counts = (options.lexical_weight > 0 or pool.cosine is None) and options.weight < 1
-    if (
-        pool.lexical is None
-        or pool.words is None
-        or options.scope == "corpus"
-        or not (options.window_weight and counts)
-    ):
-        return pool.lexical
-    return with_windows(pool.lexical, pool.words.windows_of(view.texts(pool.rows.tolist())), options.window_weight)
+    counts = (options.lexical_weight > 0 or pool.cosine is None) and (options.weight < 1 or options.rerank == "none")
+    is_asked = bool(options.window_weight) and counts and options.scope == "pool"
+    if pool.lexical is None or pool.words is None or not is_asked:
+        return pool.lexical, True
+    windows = np.zeros(len(pool.rows), np.float32)
+    for start in range(0, len(pool.rows), _READ_TEXTS):
+        if deadline.is_over:
+            break
+        texts = view.texts(pool.rows[start : start + _READ_TEXTS].tolist())
+        windows[start : start + len(texts)] = pool.words.windows_of(texts, deadline=deadline)
+    return with_windows(pool.lexical, windows, options.window_weight), not deadline.is_over
 
 
 def _hits(

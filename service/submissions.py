@@ -69,8 +69,8 @@ class Submission:
 
     @property
     def waited_s(self) -> float:
-        """Seconds until the last of the texts went into the network."""
-        return max(
+        """Seconds until the first of the texts went into the network: from then on it is their own work that is waited for."""
+        return min(
             (piece.began_at - self._queued_at for piece in self._pieces if piece.began_at is not None), default=0.0
         )
 

@@ -332,7 +332,12 @@ def test_a_share_of_the_best_window_can_be_asked_for(client: TestClient) -> None
     assert max(windows.values()) > max(bm25.values())
     for name, score in both.items():
         assert score == pytest.approx(0.75 * bm25[name] + 0.25 * windows[name], abs=1e-6)
-    for refused in ({"retrieve": "vector"}, {"scope": "corpus"}):
+    alone = {"retrieve": "lexical", "rerank": "none", "lexical_weight": 1.0, "window_weight": 1.0}
+    by_weight = [hits_of(client, "花呗提额度", **alone, weight=weight) for weight in (0.0, 0.5, 1.0)]
+    assert (
+        by_weight[0] == by_weight[1] == by_weight[2] != hits_of(client, "花呗提额度", **alone | {"window_weight": 0.0})
+    )
+    for refused in ({"retrieve": "vector"}, {"scope": "corpus"}, {"weight": 0.2}, {"lexical_weight": 0.0}):
         body = {"query": "a", "window_weight": 0.5} | refused
         assert_error(client.post("/v1/collections/faq/search", json=body), 422, "validation", "window_weight")
 

@@ -1,11 +1,15 @@
 """Best windows: equal to looking at every window, and what they change in a search."""
 
+import math
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from models.deadline import Deadline
 from models.fusion import with_windows
+from service import best_window
 from service.best_window import best_windows
 from service.grams import CODE_POINT_BITS, fold, grams
 from service.lexical import LexicalIndex
@@ -84,3 +88,20 @@ def test_words_are_joined_by_share() -> None:
     np.testing.assert_allclose(with_windows(bm25, windows, 0.0), bm25)
     np.testing.assert_allclose(with_windows(bm25, windows, 0.25), [0.4, 0.425])
     np.testing.assert_allclose(with_windows(bm25, windows, 1.0), windows)
+
+
+def test_blocks_change_nothing_and_the_deadline_ends_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Texts are looked at in blocks of so many characters at most, or of one text; after the deadline they have no window."""
+    monkeypatch.setattr(best_window, "BLOCK", 7)
+    given_texts = ["甲乙丙", "", "甲", "丁" * 20 + "甲乙", "乙丙", "甲乙丙丁", ""]
+    cut = [given_texts[block] for block in best_window.blocks(given_texts)]
+    assert [text for block in cut for text in block] == given_texts
+    assert all(len(block) == 1 or sum(map(len, block)) <= 7 for block in cut)
+    assert len(cut) == 3
+    assert not list(best_window.blocks([]))
+    index = LexicalIndex()
+    index.add(np.arange(len(given_texts)), given_texts)
+    asked = index.ask("甲乙丙")
+    found = asked.windows_of(given_texts, 2)
+    assert found.tolist() == [asked.windows_of([text], 2)[0] for text in given_texts]
+    assert not asked.windows_of(given_texts, 2, Deadline(-math.inf)).any()

@@ -28,8 +28,13 @@ def test_question_words_become_spaces(query: str, left: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "query", ["解析几何", "多伦多大学", "哪吒闹海", "呢绒大衣", "申请邀请函", "什么", "谁？", "", " "]
-)
+    "query",
+    [
+        "解析几何", "多伦多大学", "哪吒闹海", "呢绒大衣", "申请邀请函", "什么", "谁？", "", " ",
+        "任何人不得入内", "任何时候", "酒店有无线网络", "有无人机培训", "达赖喇嘛", "羊绒毛呢", "茶几家具", "国有多大型企业",
+        "哪怕下雨", "令人咋舌",
+    ],
+)  # fmt: skip
 def test_other_words_stay(query: str) -> None:
     """Words that contain such characters stay, and so does a query of nothing else."""
     assert asked_about(query) == query

@@ -148,6 +148,45 @@ def test_distance_is_pot(pair: tuple[Matrix, Matrix], measure: Measure) -> None:
     np.testing.assert_allclose(plan.sum(axis=1), p, atol=1e-12)
 
 
+@pytest.mark.parametrize(("seed", "m", "n"), [(828, 6, 4), (3435, 9, 7), (6630, 19, 16), (14092, 17, 16)])
+def test_texts_that_repeat_themselves_are_solved(seed: int, m: int, n: int) -> None:
+    """POT's simplex turns in circles on these; their distance is that of the tokens taken together, and the plan is feasible."""
+    random = np.random.default_rng(seed)
+    np.testing.assert_array_equal([random.integers(3, 25), random.integers(2, 60)], [m, n])
+    few = np.sqrt(((random.normal(size=(m, 1, 8)) - random.normal(size=(1, n, 8))) ** 2).sum(axis=2))
+    cost = np.ascontiguousarray(np.tile(few, (1, 510))[:, :510])
+    p, q = np.full(m, 1 / m), np.full(510, 1 / 510)
+    assert transport.emd_c(p, q, cost, transport.FEW_PIVOTS + 100 * (m + 510), 1)[4] != transport.OPTIMAL
+    plan, value = transport.solve(p, q, cost)
+    together = np.bincount(np.arange(510) % n, q)
+    assert value == pytest.approx(float(ot.emd2(p, together / together.sum(), few)), rel=1e-9)
+    assert float((plan * cost).sum()) == pytest.approx(value, rel=1e-12)
+    np.testing.assert_allclose(plan.sum(axis=1), p, atol=1e-12)
+    np.testing.assert_allclose(plan.sum(axis=0), q, atol=1e-12)
+    assert (plan >= 0).all()
+
+
+@settings(max_examples=200)
+@given(pairs(least=1), measures, st.integers(1, 4), st.booleans())
+def test_tokens_taken_together_change_no_distance(
+    pair: tuple[Matrix, Matrix], measure: Measure, times: int, is_zero: bool
+) -> None:
+    """A problem of repeated tokens, some without mass, has the same value and a feasible plan when equal ones are merged."""
+    if not all(has_mass(vectors, measure) for vectors in pair):
+        return
+    query, text = (transport.points(np.tile(vectors, (times, 1)), measure) for vectors in pair)
+    p, q, cost = query.masses, text.masses.copy(), transport.costs_between(query, text, measure)
+    if is_zero and len(q) > 1:
+        q[0] = 0.0
+        if not q.any():
+            return
+        q /= q.sum()
+    plan, value = transport.solve_merged(p, q, cost)
+    assert value == pytest.approx(transport.solve(p, q, cost)[1], rel=1e-9, abs=1e-12)
+    np.testing.assert_allclose(plan.sum(axis=1), p, atol=1e-12)
+    np.testing.assert_allclose(plan.sum(axis=0), q, atol=1e-12)
+
+
 @pytest.mark.parametrize("measure", MEASURES)
 @pytest.mark.parametrize(("m", "n", "dim"), [(1, 70, 8), (64, 64, 32), (80, 65, 16), (14, 512, 16)])
 def test_long_texts(m: int, n: int, dim: int, measure: Measure) -> None:

@@ -157,6 +157,10 @@ def _options(body: SearchBody, runtime: Runtime) -> SearchOptions:
         )
     # A weight that is given stands between cosine and transport alone, unless BM25's share is given, too.
     lexical_weight = 0.0 if body.weight is not None and body.lexical_weight is None else body.lexical_weight
+    if body.window_weight and lexical_weight == 0.0 and not (retrieve == "lexical" and body.rerank == "none"):
+        raise InvalidRequest(
+            "window_weight is the share of windows in what words say, and these have no share: give lexical_weight, too"
+        )
     try:
         conditions = tuple(parse_filter(body.filter, settings.max_filter_terms)) if body.filter else ()
     except ValueError as error:
