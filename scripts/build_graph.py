@@ -22,6 +22,7 @@ from typing import NamedTuple, TextIO
 import orjson
 from tqdm import tqdm
 
+from scripts.arguments import check_output
 from service.errors import ServiceError
 from service.facts_build import FactsBuilder
 from service.graph_library import GraphLibrary
@@ -39,12 +40,14 @@ class Counts(NamedTuple):
 
     triples: int
     rejected: int
+    broken: list[str]  # a sentence about each file that cannot be read to its end
 
 
 def read_files(files: Sequence[Path], builder: FactsBuilder, limits: TripleLimits, rejects: TextIO) -> Counts:
     """Read files into a builder and write down the lines that are no triples."""
     sizes = [max(1, file.stat().st_size) for file in files]
     triples = rejected = 0
+    broken: list[str] = []
     with tqdm(total=sum(sizes), unit="B", unit_scale=True, dynamic_ncols=True, disable=None) as bar:
         for file, size in zip(files, sizes, strict=True):
             bar.set_description(file.name)
@@ -57,14 +60,16 @@ def read_files(files: Sequence[Path], builder: FactsBuilder, limits: TripleLimit
                     for reject in block.rejects:
                         rejects.write(orjson.dumps({"file": file.name, **reject._asdict()}).decode() + "\n")
                     bar.update(before + round(size * reader.fraction) - bar.n)
-    return Counts(triples, rejected)
+            if reader.broken is not None:
+                broken.append(f"{file.name} was not read to its end: {reader.broken}")
+    return Counts(triples, rejected, broken)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the program; return its exit code."""
     options = _parse(arguments)
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s %(message)s")
-    rejects: Path = options.rejects or options.files[0].with_name(f"{options.files[0].name}.rejects.jsonl")
+    rejects: Path = options.rejects
     chosen = {"data_dir": options.data_dir, "lookup_model": options.lookup_model}
     began_at = time.monotonic()
     try:
@@ -97,7 +102,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         f"{view.subjects} subjects, {view.predicates} predicates, {size / 1e6:.1f} MB; "
         f"{time.monotonic() - began_at:.1f} s"
     )
-    return 1 if counts.rejected and not counts.triples else 0
+    for sentence in counts.broken:
+        print(f"build_graph: {sentence}", file=sys.stderr)
+    return 1 if counts.broken or (counts.rejected and not counts.triples) else 0
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -124,6 +131,11 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     for file in options.files:
         if not file.is_file():
             parser.error(f"{file} is not a file")
+    options.rejects = options.rejects or options.files[0].with_name(f"{options.files[0].name}.rejects.jsonl")
+    try:
+        check_output("--rejects", options.rejects, options.files)
+    except ValueError as error:
+        parser.error(str(error))
     return options
 
 

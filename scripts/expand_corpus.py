@@ -22,12 +22,15 @@ from tqdm import tqdm
 
 from models.deadline import Deadline
 from models.encoder import Encoder
-from scripts.arguments import positive
+from scripts.arguments import check_output, positive
 from service.corpus_files import id_of_line, read_documents
 from service.document_rules import Entry
 from service.file_formats import guess_format
 from service.paraphrases import Paraphraser, Paraphrases, Sampling
 from service.settings import BUNDLED_MODEL
+
+SHOWN = 10
+"""Lines that cannot be used of which the reason is said."""
 
 
 def parser() -> argparse.ArgumentParser:
@@ -50,12 +53,17 @@ def parser() -> argparse.ArgumentParser:
     return command
 
 
-def entries(file: Path) -> Iterator[Entry]:
-    """Read the entries of a corpus file, lines that cannot be used left out; those without an id get one by their line."""
+def entries(file: Path, wrong: list[str]) -> Iterator[Entry]:
+    """Read the entries of a corpus file; those without an id get one by their line.
+
+    `wrong` gets an entry for each line that cannot be used, the first ones with why.
+    """
     kind, compression = guess_format(file.name)
     with read_documents(file, kind, compression) as reader:
         for line in reader:
-            if line.document is not None:
+            if line.document is None:
+                wrong.append(f"{file.name}:{line.number}: {line.error}" if len(wrong) < SHOWN else "")
+            else:
                 name = line.document["id"] or id_of_line(file.name, line.number)
                 yield Entry(id=name, text=line.document["text"], metadata=line.document["metadata"])
 
@@ -88,9 +96,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     choices = command.parse_args(arguments)
     if not choices.file.is_file():
         command.error(f"{choices.file} is not a file")
-    if not choices.out.parent.is_dir():
-        command.error(f"--out: there is no folder {choices.out.parent}")
     try:
+        check_output("--out", choices.out, [choices.file])
         guess_format(choices.file.name)
     except ValueError as error:
         command.error(str(error))
@@ -107,10 +114,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     done, size = written_whole(choices.out) if choices.resume else (set[str](), 0)
     sampling = Sampling(choices.n, choices.samples, choices.top_p, choices.seed)
     count, distinct, cosines, seconds = 0, 0, list[float](), 0.0
+    wrong: list[str] = []
     with open(choices.out, "r+b" if size else "wb") as out:
         out.truncate(size)
         out.seek(size)
-        for entry in tqdm(entries(choices.file), desc=choices.file.name, unit="entries", mininterval=1):
+        for entry in tqdm(entries(choices.file, wrong), desc=choices.file.name, unit="entries", mininterval=1):
             if entry["id"] in done:
                 continue
             began = time.perf_counter()
@@ -127,6 +135,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         f"{count:,} entries, {len(cosines):,} similar questions{mean}; of {choices.samples} samples "
         f"{distinct / max(1, count):.1f} are distinct; {seconds / max(1, count) * 1e3:.0f} ms an entry"
     )
+    for line in wrong[:SHOWN]:
+        print(f"expand_corpus: {line}", file=sys.stderr)
+    if len(wrong) > SHOWN:
+        print(f"expand_corpus: and {len(wrong) - SHOWN:,} more lines that cannot be used", file=sys.stderr)
+    if wrong and not count and not done:
+        sys.exit(1)
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ and a font with the texts' characters.
 """
 
 import argparse
+import sys
 import unicodedata
 from collections.abc import Sequence
 from html import escape
@@ -35,6 +36,8 @@ def explain(model: Path, texts: Sequence[str], measure: Measure, masses: Masses)
     for text, one in zip(texts, tokenized, strict=True):
         if not one.inner:
             raise ValueError(f"{text!r} has no token that the model can read")
+        if one.truncated:
+            print(f"of {text[:20]!r}… only the first {encoder.max_tokens} tokens are read", file=sys.stderr)
     first, second = encoded_texts(texts, tokenized, encoder.encode(tokenized))
     weights = [None if masses == OWN_MASSES[measure] else token_weights(one.tokens, masses) for one in (first, second)]
     spans = [token_spans(one.text, one.tokenized) for one in (first, second)]
@@ -165,6 +168,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--model", type=Path, default=BUNDLED, help="encoder folder (default: the bundled model)")
     parser.add_argument("--out", type=Path, help="draw a heat map into this .svg or .png")
     choices = parser.parse_args(arguments)
+    if any("\ud800" <= character <= "\udfff" for text in choices.texts for character in text):
+        parser.error("a TEXT is not UTF-8: is this terminal set to another encoding?")
     if choices.out and choices.out.suffix not in (".svg", ".png"):
         parser.error(f"--out must end in .svg or .png, got {choices.out}")
     if choices.out and not choices.out.parent.is_dir():

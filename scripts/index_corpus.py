@@ -28,6 +28,7 @@ import httpx
 import orjson
 from tqdm import tqdm
 
+from scripts.arguments import check_output
 from scripts.index_targets import Answer, LocalCollection, RemoteCollection, Stopped, Target
 from service.corpus_files import Line, id_of_line, read_documents
 from service.document_rules import Entry
@@ -157,8 +158,10 @@ class Journal:
         beside.replace(self.file)
 
 
-def read_pieces(sources: Sequence[Source], start: Position, max_lines: int) -> Iterator[Piece]:
-    """Cut files into pieces, from a position on."""
+def read_pieces(
+    sources: Sequence[Source], start: Position, max_lines: int, broken: list[str] | None = None
+) -> Iterator[Piece]:
+    """Cut files into pieces, from a position on; `broken` gets a sentence about each file that cannot be read to its end."""
     sizes = [max(1, source.path.stat().st_size) for source in sources]
     for file in range(start.file, len(sources)):
         path, format, compression = sources[file]
@@ -174,6 +177,8 @@ def read_pieces(sources: Sequence[Source], start: Position, max_lines: int) -> I
                     lines, chars = [], 0
             if lines:
                 yield _piece(file, path.name, lines, before + share)
+            if reader.broken is not None and broken is not None:
+                broken.append(f"{path.name} was not read to its end: {reader.broken}")
 
 
 def _piece(file: int, name: str, lines: list[Line], fraction: float) -> Piece:
@@ -215,7 +220,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the program; return its exit code."""
     options = _parse(arguments)
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s %(message)s")
-    rejects = options.rejects or options.files[0].with_name(f"{options.files[0].name}.rejects.jsonl")
+    rejects, broken = options.rejects, list[str]()
     journal: Journal | None = None
     target: Target | None = None
     try:
@@ -230,7 +235,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         journal = Journal(rejects, start, options.resume)
         first = journal.position
         max_lines = options.batch_size or (REMOTE_BATCH_LINES if options.url else LOCAL_BATCH_LINES)
-        index_pieces(read_pieces(options.sources, first, max_lines), target, journal)
+        index_pieces(read_pieces(options.sources, first, max_lines, broken), target, journal)
         journal.end()
     except (Stopped, ServiceError, STORE_ERROR, OSError, ValueError, KeyboardInterrupt) as error:
         print(f"index_corpus: {str(error) or 'interrupted'}", file=sys.stderr)
@@ -250,7 +255,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         f"indexed {last.indexed}, rejected {last.rejected}{where}, truncated {last.truncated}; "
         f"{seconds:.1f} s, {rate:.1f} texts/s"
     )
-    return 1 if last.rejected and not last.indexed else 0
+    for sentence in broken:
+        print(f"index_corpus: {sentence}", file=sys.stderr)
+    return 1 if broken or (last.rejected and not last.indexed) else 0
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -300,6 +307,11 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
                 f"two files are called {file.name}: lines without an id would get the same one, index them apart"
             )
         options.sources.append(Source(file, format, compression))
+    options.rejects = options.rejects or options.files[0].with_name(f"{options.files[0].name}.rejects.jsonl")
+    try:
+        check_output("--rejects", options.rejects, options.files)
+    except ValueError as error:
+        parser.error(str(error))
     return options
 
 

@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
+from urllib.parse import urlsplit
 
 from service.errors import Forbidden, RateLimited, Unauthorized
 
@@ -108,9 +109,15 @@ class Access:
         return name
 
     def _check_origin(self, headers: Mapping[str, str]) -> None:
-        """Refuse what a page of another site lets its visitor's browser send: the browser says so itself."""
-        site = headers.get("sec-fetch-site", "none")
-        if site in ("cross-site", "same-site") and not self._origins & {headers.get("origin", ""), "*"}:
+        """Refuse what a page of another site lets its visitor's browser send: the browser says so itself.
+
+        Old browsers do not, nor any for a plain http address of another machine: then the page's origin must be this host.
+        """
+        site, origin = headers.get("sec-fetch-site"), headers.get("origin", "")
+        is_foreign = site in ("cross-site", "same-site")
+        if site is None and origin:
+            is_foreign = urlsplit(origin).netloc.lower() != headers.get("host", "").lower()
+        if is_foreign and not self._origins & {origin, "*"}:
             raise Forbidden(
                 "a page of another site may not change anything here; name it in cors_origins to let it",
                 reason="cross_site",

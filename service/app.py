@@ -245,6 +245,9 @@ async def _validation_error(request: Request, error: Exception) -> Response:
     if first["type"] == "json_invalid":
         cause = first.get("ctx", {}).get("error", "")
         sentence = f"the body is not valid JSON: {cause}"
+        encoding = request.headers.get("content-encoding", "identity")
+        if encoding != "identity":
+            sentence = f"content encoding {encoding[:40]!r} is not read here: send the JSON as it is"
     else:
         where, said = wrong_value(errors)
         sentence = f"{where or 'body'}: {said}"

@@ -49,6 +49,7 @@ class Line(NamedTuple):
     document: Entry | None
     error: str | None
     head: str = ""  # how a line that is no document begins
+    ends: bool = False  # nothing after it can be read
 
 
 Lines = Generator[Line, None, None]
@@ -111,8 +112,10 @@ class DocumentReader(Iterator[Line]):
             self._lines = self._parquet_lines(skip, limits)
         else:
             rows = numbered_rows(self._measured(unpacked(self._raw, compression)), limits.max_line_bytes)
-            self._lines = _LINES_OF[format](rows, limits)
+            self._lines = _LINES_OF[format](self._noted(rows), limits)
         self._skip = skip
+        self.broken: str | None = None
+        """Why the file cannot be read to its end, once that is known."""
 
     @property
     def fraction(self) -> float:
@@ -128,6 +131,8 @@ class DocumentReader(Iterator[Line]):
     def __next__(self) -> Line:
         """Return the next line that is not blank."""
         for line in self._lines:
+            if line.ends:
+                self.broken = line.error
             if line.number > self._skip:
                 return line
         self._fraction = 1.0
@@ -151,12 +156,18 @@ class DocumentReader(Iterator[Line]):
                 self._fraction = min(1.0, self._raw.tell() / self._size)
             yield block
 
+    def _noted(self, rows: Iterable[Row]) -> Iterator[Row]:
+        for row in rows:
+            if row.ends:
+                self.broken = row.error
+            yield row
+
     def _parquet_lines(self, skip: int, limits: Limits) -> Lines:
         number = 0
         try:
             with pyarrow.parquet.ParquetFile(self._raw, buffer_size=1 << 20, pre_buffer=False) as file:
                 if reason := wrong_header([field.name for field in file.schema_arrow]):
-                    yield Line(1, None, reason)
+                    yield Line(1, None, reason, ends=True)
                     return
                 for group in range(file.num_row_groups):
                     size = file.metadata.row_group(group).num_rows
@@ -171,11 +182,13 @@ class DocumentReader(Iterator[Line]):
                             checked = (None, reason) if reason else from_record(record, limits)
                             yield _line(number, checked, str(record).encode("utf-8", "replace"))
         except (pyarrow.ArrowException, OSError) as error:
-            yield Line(number + 1, None, f"the parquet file cannot be read from this row on: {first_line(error)}")
+            yield Line(
+                number + 1, None, f"the parquet file cannot be read from this row on: {first_line(error)}", ends=True
+            )
 
 
 def _jsonl_lines(rows: Iterator[Row], limits: Limits) -> Lines:
-    for number, content, reason in rows:
+    for number, content, reason, _ in rows:
         if not reason and not content.strip():
             continue
         record = None
@@ -190,7 +203,7 @@ def _jsonl_lines(rows: Iterator[Row], limits: Limits) -> Lines:
 
 
 def _txt_lines(rows: Iterator[Row], limits: Limits) -> Lines:
-    for number, content, reason in rows:
+    for number, content, reason, _ in rows:
         if reason := reason or wrong_utf8(content):
             yield _line(number, (None, reason), content)
         elif (text := content.decode().removesuffix("\r")).strip():
@@ -199,7 +212,7 @@ def _txt_lines(rows: Iterator[Row], limits: Limits) -> Lines:
 
 def _tsv_lines(rows: Iterator[Row], limits: Limits) -> Lines:
     header: list[str] | None = None
-    for number, content, reason in rows:
+    for number, content, reason, _ in rows:
         if reason := reason or wrong_utf8(content):
             yield _line(number, (None, reason), content)
             continue
@@ -210,7 +223,7 @@ def _tsv_lines(rows: Iterator[Row], limits: Limits) -> Lines:
             header = [field.strip() for field in fields]
             if "text" in header:
                 if reason := wrong_header(header):
-                    yield _line(number, (None, reason), content)
+                    yield _line(number, (None, reason), content)._replace(ends=True)
                     return
                 continue
             header = ["id", "text"]
@@ -262,7 +275,7 @@ def _csv_lines(rows: Iterator[Row], limits: Limits) -> Lines:
             reason = f"not CSV: {error}" if isinstance(error, csv.Error) else str(error)
             yield _line(feed.record[0].number, (None, reason), feed.record[0].content)
             continue
-        number, content, _ = feed.record[0]
+        number, content, *_ = feed.record[0]
         if not any(field.strip() for field in fields):
             continue
         if header is not None:
@@ -270,7 +283,7 @@ def _csv_lines(rows: Iterator[Row], limits: Limits) -> Lines:
             continue
         header = [field.strip() for field in fields]
         if header_reason := wrong_header(header):
-            yield _line(number, (None, header_reason), content)
+            yield _line(number, (None, header_reason), content)._replace(ends=True)
             return
 
 

@@ -24,6 +24,7 @@ def import_triples(graphs: GraphLibrary, limits: TripleLimits, job: Job) -> None
     job.progress = Progress(**recorded) if recorded else Progress()
     job.begin()
     if recorded:
+        job.progress.check_end()
         return
     builder = graph.builder(job.check)
     progress = job.progress
@@ -37,10 +38,12 @@ def import_triples(graphs: GraphLibrary, limits: TripleLimits, job: Job) -> None
                 progress.position = block.last_line
                 job.fraction = reader.fraction
                 job.check()
+            progress.broken = reader.broken
     except BaseException:
         builder.discard()
         raise
     graph.merge(builder, (job.id, progress.record()), job.check)
+    progress.check_end()
 
 
 def load_triples(graph: Graph, path: Path, limits: TripleLimits) -> list[Reject]:

@@ -30,6 +30,7 @@ class _Window(NamedTuple):
     rejected: list[tuple[int, str]]  # lines that are no documents, and why
     position: int  # of the last line
     fraction: float  # of the file that is read by then
+    broken: str | None  # why nothing after it can be read
 
 
 def import_documents(library: Library, indexer: Indexer, limits: Limits, job: Job) -> None:
@@ -49,6 +50,7 @@ def import_documents(library: Library, indexer: Indexer, limits: Limits, job: Jo
     with read_documents(job.spool, format, compression, job.progress.position, limits, job.check) as reader:
         try:
             import_lines(collection, indexer, reader, name, job)
+            job.progress.check_end()
         except NotReady as error:
             if indexer.is_beyond_repair:
                 raise Postponed("the encoder hangs: the service must be started again") from error
@@ -88,10 +90,12 @@ def _windows(indexer: Indexer, reader: DocumentReader, name: str) -> Iterator[_W
             numbers.append(position)
             chars += len(entry["text"])
         if len(entries) + len(rejected) >= WINDOW_LINES or chars >= WINDOW_CHARS:
-            yield _Window(indexer.begin(entries, is_limited=False), numbers, rejected, position, reader.fraction)
+            yield _Window(
+                indexer.begin(entries, is_limited=False), numbers, rejected, position, reader.fraction, reader.broken
+            )
             entries, numbers, rejected, chars = [], [], [], 0
     if entries or rejected:
-        yield _Window(indexer.begin(entries, is_limited=False), numbers, rejected, position, 1.0)
+        yield _Window(indexer.begin(entries, is_limited=False), numbers, rejected, position, 1.0, reader.broken)
 
 
 def _finish(collection: Collection, indexer: Indexer, window: _Window, job: Job) -> None:
@@ -105,6 +109,7 @@ def _finish(collection: Collection, indexer: Indexer, window: _Window, job: Job)
         progress.done += len(window.numbers) - len(refused)
         progress.truncated += len(indexed.truncated)
         progress.position = window.position
+        progress.broken = window.broken
         return progress.record()
 
     indexer.finish(collection, window.batch, job.id, record)

@@ -20,7 +20,7 @@ from typing import Any, Literal
 
 import orjson
 
-from service.errors import NotFound, ServiceError
+from service.errors import InvalidRequest, NotFound, ServiceError
 
 State = Literal["running", "done", "failed", "cancelled"]
 
@@ -48,12 +48,18 @@ class Progress:
     failed: int = 0
     truncated: int = 0
     errors: list[dict[str, Any]] = field(default_factory=list)
+    broken: str | None = None  # why the body could not be read to its end
 
     def reject(self, line: int, error: str) -> None:
         """Count a line that cannot be used."""
         self.failed += 1
         if len(self.errors) < MAX_ERRORS:
             self.errors.append({"line": line, "error": error})
+
+    def check_end(self) -> None:
+        """Raise InvalidRequest where the body could not be read to its end; what came before the damage is stored."""
+        if self.broken is not None:
+            raise InvalidRequest(f"the body could not be read to its end: {self.broken}")
 
     def record(self) -> dict[str, Any]:
         """Return the progress as JSON-ready values."""

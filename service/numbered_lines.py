@@ -30,6 +30,7 @@ class Row(NamedTuple):
     number: int
     content: bytes
     error: str | None
+    ends: bool = False  # nothing after it can be read
 
 
 def unpacked(raw: BinaryIO, compression: Compression | None) -> Iterator[bytes]:
@@ -90,13 +91,13 @@ def numbered_rows(blocks: Iterable[bytes], max_line_bytes: int) -> Iterator[Row]
             elif number > 1:
                 yield Row(number, piece, None)
             elif piece.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-                yield Row(number, b"", "the file is UTF-16: save it as UTF-8; nothing was read from it")
+                yield Row(number, b"", "the file is UTF-16: save it as UTF-8; nothing was read from it", True)
                 return
             else:
                 yield Row(number, piece.removeprefix(codecs.BOM_UTF8), None)
     except DAMAGE as error:
         reason = f"the compressed data ends too early or is damaged from here on: {first_line(error)}"
-        yield Row(number + 1, b"", reason)
+        yield Row(number + 1, b"", reason, True)
 
 
 def wrong_utf8(content: bytes) -> str | None:

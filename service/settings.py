@@ -177,7 +177,7 @@ class Settings(BaseSettings):
     default_timeout_ms: int = Field(
         30_000,
         ge=1,
-        description="Milliseconds a search (or a question) may take when the request names no `timeout_ms`.",
+        description="Milliseconds a request may take that names no `timeout_ms`, or cannot, such as a question to a graph.",
     )
     drain_timeout_s: int = Field(20, ge=0, description="Seconds that running requests get after SIGTERM.")
     snapshot_interval_s: float = Field(

@@ -135,6 +135,8 @@ class TripleReader(Iterator[TripleBlock]):
         self._limits = limits
         self._texts = _portions(_line_blocks(_checked(unpacked(self._raw, compression), check)))
         self._line = 0
+        self.broken: str | None = None
+        """Why the file cannot be read to its end, once that is known."""
 
     def __enter__(self) -> "TripleReader":
         return self
@@ -157,8 +159,9 @@ class TripleReader(Iterator[TripleBlock]):
         """
         text = next(self._texts)
         if isinstance(text, str):  # one line or the rest of the file cannot be had
+            self.broken = text if isinstance(text, _Ending) else None
             self._line += 1
-            return TripleBlock([], [], _NONE, _NONE, b"", _NOWHERE, [Reject(self._line, text, "")], self._line)
+            return TripleBlock([], [], _NONE, _NONE, b"", _NOWHERE, [Reject(self._line, str(text), "")], self._line)
         block = read_block(text, self._line, self._limits)
         self._line = block.last_line
         return block
@@ -283,6 +286,10 @@ def _portions(texts: Iterable[bytes | str]) -> Iterator[bytes | str]:
             start = end
 
 
+class _Ending(str):
+    """Why nothing after a line can be read."""
+
+
 def _line_blocks(blocks: Iterator[bytes]) -> Iterator[bytes | str]:
     """Yield whole lines in large blocks, each ended by a newline; a reason in the place of a line that cannot be had."""
     waiting: list[bytes] = []
@@ -292,7 +299,7 @@ def _line_blocks(blocks: Iterator[bytes]) -> Iterator[bytes | str]:
             if is_first:
                 is_first = False
                 if block.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-                    yield "the file is UTF-16: save it as UTF-8; nothing was read from it"
+                    yield _Ending("the file is UTF-16: save it as UTF-8; nothing was read from it")
                     return
                 block = block.removeprefix(codecs.BOM_UTF8)
             waiting.append(block)
@@ -314,7 +321,7 @@ def _line_blocks(blocks: Iterator[bytes]) -> Iterator[bytes | str]:
     except DAMAGE as error:
         if whole := b"".join(waiting).rpartition(b"\n")[0]:
             yield whole + b"\n"
-        yield f"the compressed data ends too early or is damaged from here on: {first_line(error)}"
+        yield _Ending(f"the compressed data ends too early or is damaged from here on: {first_line(error)}")
         return
     text = b"".join(waiting)
     if is_skipping:

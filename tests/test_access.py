@@ -246,6 +246,20 @@ def test_a_page_of_another_site_changes_nothing() -> None:
         Access([], [], origins=["https://evil.example"]).check(method, path, evil)
 
 
+def test_where_the_browser_does_not_say_whose_page_it_is_its_origin_must_be_this_host() -> None:
+    """Over plain http browsers send the origin alone; programs send none."""
+    access = Access([], [])
+    path = "/v1/collections/faq/imports"
+    access.check("POST", path, {"host": "faq.lan:8000"})
+    access.check("POST", path, {"host": "FAQ.lan:8000", "origin": "http://faq.lan:8000"})
+    for origin in ("http://evil.example", "null", "http://faq.lan", "http://faq.lan:8000.evil.example"):
+        headers = {"host": "faq.lan:8000", "origin": origin}
+        with pytest.raises(Forbidden, match="cors_origins"):
+            access.check("POST", path, headers)
+        Access([], [], origins=[origin]).check("POST", path, headers)
+        access.check("GET", "/v1/collections", headers)
+
+
 def test_the_page_is_open_and_what_it_asks_is_not(access: Access) -> None:
     """Its files can be had without a key; posting to it, and anything that only looks like it, cannot."""
     for path in ("/", "/web/page.js"):

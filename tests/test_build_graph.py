@@ -68,3 +68,23 @@ def test_nothing_but_rejects_is_a_failure(
         with pytest.raises(SystemExit) as ended:
             main([str(tmp_path / "bad.tsv"), *wrong])
         assert ended.value.code == 2
+
+
+def test_a_file_that_was_cut_is_a_failure_and_input_is_never_overwritten(
+    settings: Settings, files: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What came before the cut is in the graph, and the exit code is 1; rejects do not go into a file that is read."""
+    arguments = ["--graph", "g", "--data-dir", str(settings.data_dir), "--lookup-model", str(settings.lookup_model)]
+    lines = "".join(f"主语{i}\t谓语\t宾语{i * i}\n" for i in range(3_000))
+    cut = tmp_path / "cut.tsv.gz"
+    cut.write_bytes(gzip.compress(lines.encode())[:-5_000])
+    assert main([str(cut), *arguments]) == 1
+    out, err = capsys.readouterr()
+    assert "rejected 1" in out
+    assert "build_graph: cut.tsv.gz was not read to its end: the compressed data ends too early" in err
+    for rejects, said in ((files[0], "is a file that is read"), (str(tmp_path), "is a folder")):
+        with pytest.raises(SystemExit) as ended:
+            main([*files, *arguments, "--rejects", rejects])
+        assert ended.value.code == 2
+        assert said in capsys.readouterr().err
+    assert (tmp_path / "a.tsv").read_text() == FIRST

@@ -295,6 +295,17 @@ def test_a_bad_line_is_named(tmp_path: Path) -> None:
         ("retrieval {} --candidates 0", "--candidates: '0' is not a whole number of at least 1"),
         ("retrieval {} --corpus empty.tsv", "the corpus has no texts"),
         ("retrieval {} --queries empty.tsv --json", "no query that has a relevant text"),
+        ("retrieval {} --corpus pairs.tsv", "pairs.tsv:1: expected 2 cells between tabs, got 3"),
+        ("retrieval {} --corpus twice.tsv", "twice.tsv:2: the id 'a' was there before"),
+        ("retrieval {} --corpus other.tsv", "no text that is relevant to the query 'q0' is in other.tsv"),
+        (
+            "lookup --triples word.tsv --questions odd.jsonl",
+            'odd.jsonl:1: expected "question" and "triple": [S, P, O] or',
+        ),
+        (
+            "lookup --triples word.tsv --questions asked.jsonl --errors word.tsv",
+            "--errors: word.tsv is a file that is read",
+        ),
         ("lookup --triples none.tsv --questions asked.jsonl", "none.tsv: No such file or directory"),
         ("lookup --triples empty.tsv --questions asked.jsonl", "empty.tsv has no triples"),
         ("lookup --triples pairs.tsv --questions empty.tsv", "empty.tsv has no questions"),
@@ -314,6 +325,9 @@ def test_what_cannot_be_measured_is_said(
     (tmp_path / "noise.xz").write_text("noise")
     (tmp_path / "pairs.tsv").write_text("一\t二\t1\n", encoding="utf-8")
     (tmp_path / "word.tsv").write_text("一\t二\t1\n一\t二\tx\n", encoding="utf-8")
+    (tmp_path / "twice.tsv").write_text("a\t一\na\t二\n", encoding="utf-8")
+    (tmp_path / "other.tsv").write_text("a\t一\n", encoding="utf-8")
+    (tmp_path / "odd.jsonl").write_text('{"question": "谁", "subject": "一"}\n', encoding="utf-8")
     (tmp_path / "asked.jsonl").write_text('{"question": "谁", "triple": ["一", "二", "三"]}\n', encoding="utf-8")
     monkeypatch.chdir(tmp_path)
     with pytest.raises(SystemExit) as ended:

@@ -40,7 +40,21 @@ def test_every_entry_gets_similar_questions(
         entry = next(one for one in ENTRIES if one["id"] == line["metadata"]["paraphrase_of"])  # type: ignore[index]
         assert letters_of(str(line["text"])) != letters_of(str(entry["text"]))
         assert line["metadata"].items() >= dict(entry.get("metadata", {})).items()  # type: ignore[attr-defined,call-overload]
-    assert "3 entries" in capsys.readouterr().out
+    said = capsys.readouterr()
+    assert "3 entries" in said.out
+    assert "faq.jsonl:4: not JSON" in said.err
+
+
+def test_a_file_without_entries_is_a_failure(
+    tmp_path: Path, generator_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Where no line can be used, the program says why and ends with 1."""
+    file = tmp_path / "faq.csv"
+    file.write_bytes(b"text\n" + "花呗怎么还款\n".encode("gbk") * 12)
+    with pytest.raises(SystemExit) as ended:
+        main([str(file), "--out", str(tmp_path / "out.jsonl"), "--model", str(generator_folder)])
+    assert ended.value.code == 1
+    assert "not UTF-8" in capsys.readouterr().err
 
 
 def test_a_run_that_was_cut_goes_on(faq: Path, generator_folder: Path) -> None:
@@ -68,6 +82,8 @@ def test_a_model_that_cannot_write_ends_with_a_sentence(faq: Path, bert_folder: 
         (["faq.jsonl", "--n", "0"], "--n: '0' is not a whole number of at least 1"),
         (["faq.jsonl", "--out", "none/out.jsonl"], "there is no folder none"),
         (["faq.jsonl", "--model", "none"], "none is not a model folder"),
+        (["faq.jsonl", "--out", "faq.jsonl"], "--out: faq.jsonl is a file that is read"),
+        (["faq.jsonl", "--out", "."], "--out: . is a folder"),
     ],
 )
 def test_what_cannot_be_expanded_is_said(

@@ -192,6 +192,25 @@ def test_a_file_that_cannot_be_used(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert "no column is called text" in rejected(file)[0]["reason"]
 
 
+def test_a_file_that_was_cut_is_a_failure_and_input_is_never_overwritten(
+    tmp_path: Path, settings: Settings, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What came before the cut is indexed, and the exit code is 1; rejects do not go into a file that is read."""
+    cut = tmp_path / "cut.txt.gz"
+    packed = gzip.compress("".join(f"第{i * i}个问题\n" for i in range(2_000)).encode())
+    cut.write_bytes(packed[: len(packed) // 2])
+    command = [str(cut), "--collection", "law", "--data-dir", str(settings.data_dir), "--model", str(settings.model)]
+    assert main(command) == 1
+    assert "cut.txt.gz was not read to its end: the compressed data ends too early" in capsys.readouterr().err
+    assert len(stored(settings.data_dir, "law")) > 100
+    for rejects, said in ((cut, "is a file that is read"), (tmp_path, "is a folder"), (cut / "x" / "y", "no folder")):
+        with pytest.raises(SystemExit) as ended:
+            main([*command, "--rejects", str(rejects)])
+        assert ended.value.code == 2
+        assert said in capsys.readouterr().err
+    assert cut.read_bytes() == packed[: len(packed) // 2]
+
+
 def test_a_data_folder_in_use_is_left_alone(
     tmp_path: Path, settings: Settings, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -211,10 +211,32 @@ def test_a_body_that_breaks_off_keeps_what_came_before(site: Site) -> None:
     job = wait(site.submit(runner, packed[: len(packed) // 2], compression="gz"))
     runner.close()
     status = job.status()
-    assert status["state"] == "done"
+    assert status["state"] == "failed"
+    assert "not be read to its end" in status["error"]
     assert status["failed"] == 1
     assert "damaged" in status["errors"][0]["error"]
     assert len(site.documents()) == status["done"] > 100
+
+
+@pytest.mark.parametrize(
+    ("body", "format", "said"),
+    [
+        ('{"text": "花呗"}'.encode("utf-16"), "jsonl", "UTF-16"),
+        ("id,texts\na,花呗\n".encode(), "csv", "no column is called text"),
+        ("id\ttext\ttext\na\t花呗\t还款\n".encode(), "tsv", "text"),
+    ],
+)
+def test_a_body_that_cannot_be_read_fails(site: Site, body: bytes, format: str, said: str) -> None:
+    """A wrong encoding or a table without texts is no success; an empty body and one of bad lines are read to their ends."""
+    runner = site.start()
+    job = wait(site.submit(runner, body, format))
+    empty = wait(site.submit(runner, b"\n", "jsonl"))
+    bad = wait(site.submit(runner, b"not json\n[]\n", "jsonl"))
+    runner.close()
+    assert (job.status()["state"], job.status()["done"]) == ("failed", 0)
+    assert said in str(job.status()["error"])
+    assert empty.status()["state"] == bad.status()["state"] == "done"
+    assert (bad.status()["done"], bad.status()["failed"]) == (0, 2)
 
 
 def test_an_interrupted_job_goes_on_with_nothing_twice_and_nothing_lost(

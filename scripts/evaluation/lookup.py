@@ -25,7 +25,7 @@ from models.lookup import SLACK, Answer, Lookup, Remedies
 from models.name_tokens import NameTokenizer
 from models.prefix_tree import PrefixTree
 from models.rescoring import Vectors
-from scripts.arguments import positive
+from scripts.arguments import check_output, positive
 from scripts.lines import read_lines
 from service.facts import Facts
 from service.facts_build import FactsBuilder
@@ -56,7 +56,9 @@ def read_wanted(file: Path, limit: int | None) -> list[Wanted]:
             triple = one["triple"] if "triple" in one else one["answer"].split(" ||| ")
             found.append(Wanted(str(one["question"]), *(str(part) for part in triple)))
         except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise ValueError(f"{file}:{number}: expected a question and its triple: {error!r}") from error
+            raise ValueError(
+                f'{file}:{number}: expected "question" and "triple": [S, P, O] or "answer": "S ||| P ||| O", got {line[:80]!r}'
+            ) from error
     if not found:
         raise ValueError(f"{file} has no questions")
     if limit is not None and limit < len(found):
@@ -164,6 +166,8 @@ def kind_of_error(found: Sequence[str], wanted: Wanted) -> str:
 def evaluate_lookup(choices: argparse.Namespace) -> dict[str, Any]:
     """Ask every question and average the scores, ×100; `--errors` writes what went wrong."""
     model = Path(choices.model)
+    if choices.errors is not None:
+        check_output("--errors", choices.errors, [choices.triples, choices.questions])
     asked = read_wanted(choices.questions, choices.limit)
     vectors = encoder_vectors(choices.encoder, choices.device) if choices.encoder is not None else None
     lookup = Lookup(model, choices.device, vectors)
@@ -233,7 +237,12 @@ def add_lookup(parts: Any, shared: argparse.ArgumentParser) -> None:
     lookup = parts.add_parser("lookup", parents=[shared], help="questions against a graph, as KgCLUE scores them")
     add = lookup.add_argument
     add("--triples", type=Path, required=True, help="subject TAB predicate TAB object")
-    add("--questions", type=Path, required=True, help="JSON lines: question, triple")
+    add(
+        "--questions",
+        type=Path,
+        required=True,
+        help='JSON lines: {"question", "triple": [S, P, O]}, or "answer": "S ||| P ||| O"',
+    )
     add("--graph", type=Path, help="keep the built graph in this folder, or take it from there")
     add("--beams", type=positive, default=4)
     add("--batch", type=positive, default=8, help="questions at a time")

@@ -32,6 +32,16 @@ def rows_of(file: Path, cells: int) -> Iterator[list[str]]:
         yield found
 
 
+def texts_by_id(file: Path) -> dict[str, str]:
+    """Read id TAB text lines; raises ValueError naming a line whose id was there before."""
+    found: dict[str, str] = {}
+    for number, (name, text) in enumerate(rows_of(file, 2), start=1):
+        if name in found:
+            raise ValueError(f"{file}:{number}: the id {name!r} was there before")
+        found[name] = text
+    return found
+
+
 def labelled_rows(file: Path) -> Iterator[tuple[str, str, float]]:
     """Yield the lines of a file of two texts (or ids) and a number; raises ValueError naming a line that is something else."""
     for number, (one, other, label) in enumerate(rows_of(file, 3), start=1):
@@ -50,14 +60,22 @@ def read_task(corpus: Path, queries: Path, qrels: Path, limit: int | None, every
     relevance: dict[str, dict[str, float]] = {}
     for query, text, grade in labelled_rows(qrels):
         relevance.setdefault(query, {})[text] = grade
+    texts = texts_by_id(corpus)
+    if not texts:
+        raise ValueError("the corpus has no texts")
     asked = {
-        name: text for name, text in rows_of(queries, 2) if any(grade > 0 for grade in relevance.get(name, {}).values())
+        name: text
+        for name, text in texts_by_id(queries).items()
+        if any(grade > 0 for grade in relevance.get(name, {}).values())
     }
+    for name in asked:
+        if not any(grade > 0 and text in texts for text, grade in relevance[name].items()):
+            raise ValueError(f"{qrels}: no text that is relevant to the query {name!r} is in {corpus}")
     names = list(asked)[::every]
     asked = {name: asked[name] for name in names}
     if limit is not None and limit < len(asked):
         asked = {names[place]: asked[names[place]] for place in np.linspace(0, len(names) - 1, limit).astype(int)}
-    return Task(dict(rows_of(corpus, 2)), asked, relevance)
+    return Task(texts, asked, relevance)
 
 
 def among(task: Task, files: Sequence[Path], each: int) -> Task:
