@@ -22,7 +22,7 @@ from service.app import create_app
 from service.connections import JoiningProtocol
 from service.errors import ServiceError
 from service.reindex import reindex
-from service.settings import Settings, read_settings
+from service.settings import Settings, read_settings, unknown_variables
 from service.version import VERSION
 
 MOST_FILES = 65_536
@@ -124,6 +124,8 @@ def check_address(host: str, port: int) -> None:
 
 def serve(settings: Settings) -> int:
     """Run the service until SIGTERM or SIGINT; 1 if it could not start."""
+    for sentence in unknown_variables(os.environ):
+        print(f"moverank: {sentence}", file=sys.stderr)
     allow_many_files()
     gc.freeze()  # what was imported need not be gone through while the model is loaded
     fixed = (settings.api_keys, settings.read_only_keys)

@@ -5,6 +5,7 @@ Each is read from the environment as ``MOVERANK_<NAME>`` or from a file ``.env``
 
 import os
 from collections.abc import Mapping
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal
 
@@ -187,6 +188,17 @@ class Settings(BaseSettings):
     otlp_endpoint: str = Field(
         "", description="URL that takes traces (OTLP over HTTP); needs the extra `otel`. Empty: no traces."
     )
+
+
+def unknown_variables(environment: Mapping[str, str]) -> list[str]:
+    """Return a sentence about each variable that looks like a setting and is none: a misspelt one would do nothing."""
+    known = {f"MOVERANK_{name.upper()}" for name in Settings.model_fields} | {"MOVERANK_KEY"}
+    sentences = []
+    for name in sorted(environment):
+        if name.upper().startswith("MOVERANK_") and name.upper() not in known:
+            alike = get_close_matches(name.upper(), sorted(known), 1, 0.85)
+            sentences.append(f"{name} is no setting" + (f"; is {alike[0]} meant?" if alike else ""))
+    return sentences
 
 
 def read_settings(options: Mapping[str, Any]) -> Settings:

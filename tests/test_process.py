@@ -18,6 +18,7 @@ import pytest
 from live_service import ROOT, ServiceProcess, free_port, until
 from service.cli import MOST_FILES
 from service.library import Library
+from service.settings import unknown_variables
 
 pytestmark = pytest.mark.timeout(900)
 
@@ -180,6 +181,16 @@ resource.setrlimit(resource.RLIMIT_NOFILE, (128, hard))
 code = main(["serve", "--host", "127.0.0.1", "--port", sys.argv[1], "--data-dir", sys.argv[2]])
 print(code, *resource.getrlimit(resource.RLIMIT_NOFILE), hard)
 """
+
+
+def test_variables_that_are_no_settings_are_named() -> None:
+    """A misspelt variable does nothing, so it is said; known ones, and those of other programs, are not."""
+    fine = {"MOVERANK_PORT": "1", "moverank_host": "a", "MOVERANK_KEY": "k", "PATH": "/bin", "MOVERANKING": "1"}
+    assert unknown_variables(fine) == []
+    assert unknown_variables(fine | {"MOVERANK_API_KEY": "k", "MOVERANK_ZZZ": ""}) == [
+        "MOVERANK_API_KEY is no setting; is MOVERANK_API_KEYS meant?",
+        "MOVERANK_ZZZ is no setting",
+    ]
 
 
 def test_the_service_may_open_many_files(tmp_path: Path) -> None:
