@@ -31,9 +31,7 @@ from models.transport import Floats, Measure, Points
 
 BLOCK = 1 << 18  # costs held at a time: 1 MiB of float32, which stays in a core's cache
 RUN = 1 << 16  # tokens of a table looked up at a time
-SMALL_COSTS = (
-    1 << 16
-)  # up to so many costs both orders of reduction for all take less time than potentials that texts share
+SMALL_COSTS = 1 << 16  # up to so many, reducing all in both orders takes less time than the potentials that texts share
 SAMPLE_TEXTS = 256  # that the potentials shared by all are learned from; where tokens share no table,
 SAMPLE_TOKENS = 1_024  # so many tokens
 SOLVER_ROUNDING = 1e-12  # more than float64 can take from a solved distance, relative to the largest cost

@@ -17,7 +17,6 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
-from urllib.parse import urlsplit
 
 from service.errors import Forbidden, RateLimited, Unauthorized
 
@@ -116,7 +115,7 @@ class Access:
         site, origin = headers.get("sec-fetch-site"), headers.get("origin", "")
         is_foreign = site in ("cross-site", "same-site")
         if site is None and origin:
-            is_foreign = urlsplit(origin).netloc.lower() != headers.get("host", "").lower()
+            is_foreign = origin.partition("://")[2].lower() != headers.get("host", "").lower()
         if is_foreign and not self._origins & {origin, "*"}:
             raise Forbidden(
                 "a page of another site may not change anything here; name it in cors_origins to let it",
