@@ -2,10 +2,11 @@
 
     python -m scripts.benchmark.overload [--json FILE] [--plot FILE]
 
-For searches and for embeddings of short texts: one client alone; the peak, with clients that wait for their answers, before and
-after; then requests arrive at shares of the peak, up to three times as much, whether they are answered or not. Goodput is what is
-answered with 200 while requests still arrive; the rest must be honest refusals (429 with Retry-After). At the end the bare
-encoder in a loop takes turns with the service that encodes the same texts over HTTP. Three minutes.
+For searches and for embeddings of short texts: one client alone, who asks again at once, so that nothing rests; requests that
+come one by one to a service that rests between them; the peak, with clients that wait for their answers, before and after; then
+requests arrive at shares of the peak, up to three times as much, whether they are answered or not. Goodput is what is answered
+with 200 while requests still arrive; the rest must be honest refusals (429 with Retry-After). At the end the bare encoder in a
+loop takes turns with the service that encodes the same texts over HTTP. Four minutes.
 """
 
 import argparse
@@ -30,6 +31,8 @@ from service.runtime import load_encoder
 from service.settings import BUNDLED_MODEL, Settings
 
 HALF, DOUBLE = 0.5, 2.0
+ALONE = 0.02
+"""Share of the peak at which hardly a request meets another: what one takes that comes to a service that rests."""
 SHARES = (0.25, HALF, 0.75, 1.0, 1.5, DOUBLE, 3.0)
 CROWDS = (8, 16, 32, 64)
 """Numbers of clients among which the peak is looked for."""
@@ -67,6 +70,7 @@ def climb(kind: str, service: Child, requests: list[bytes], options: argparse.Na
     single = run_clients(service.port, requests, 1, options.seconds).summary()
     peaks = find_peaks(kind, service, requests, options.seconds)
     best = max(peaks, key=lambda count: peaks[count])
+    alone = run_crowd(service.port, requests, ALONE * peaks[best], 2 * options.seconds).summary()
     curve = []
     for share in sorted({*options.shares, HALF, DOUBLE}):
         say(f"{kind}: {share:g} × {peaks[best]:.0f} requests/s")
@@ -77,6 +81,7 @@ def climb(kind: str, service: Child, requests: list[bytes], options: argparse.Na
     at = {point["share"]: point for point in curve}
     return {
         "single": single,
+        "alone": alone,
         "peak_per_s": peaks[best],
         "peak_clients": best,
         "peak_after_per_s": after,
@@ -84,6 +89,7 @@ def climb(kind: str, service: Child, requests: list[bytes], options: argparse.Na
         "goodput_at_double": at[DOUBLE]["good_per_s"] / peak,
         "goodput_at_double_to_best": at[DOUBLE]["good_per_s"] / max(point["good_per_s"] for point in curve),
         "p99_at_half_to_single": at[HALF]["p99_ms"] / single["p50_ms"],
+        "p99_at_half_to_alone": at[HALF]["p99_ms"] / alone["p50_ms"],
     }
 
 

@@ -18,9 +18,10 @@ def as_text(report: dict[str, Any]) -> str:
         f"took {report['took_s']:.0f} s"
     ]
     for kind, found in report["curves"].items():
-        single = found["single"]
+        single, alone = found["single"], found["alone"]
         heading = (
-            f"{kind}: one client p50 {single['p50_ms']:.1f} ms, p99 {single['p99_ms']:.1f} ms; peak "
+            f"{kind}: one client p50 {single['p50_ms']:.1f} ms, p99 {single['p99_ms']:.1f} ms; one by one p50 "
+            f"{alone['p50_ms']:.1f} ms, p99 {alone['p99_ms']:.1f} ms; peak "
             f"{found['peak_per_s']:.0f}/s with {found['peak_clients']} clients before and {found['peak_after_per_s']:.0f}/s after"
         )
         parts += [heading, table(HEADS, [_row(point) for point in found["curve"]])]
@@ -42,15 +43,16 @@ def _verdict(report: dict[str, Any]) -> str:
     lines = []
     for kind, found in report["curves"].items():
         good, half = found["goodput_at_double"], found["p99_at_half_to_single"]
-        best = found["goodput_at_double_to_best"]
+        best, rested = found["goodput_at_double_to_best"], found["p99_at_half_to_alone"]
         honest = min((point["refused_with_retry_after"] for point in found["curve"] if point["refused"]), default=1.0)
         failed = max(point["failed"] for point in found["curve"])
         lines += [
             f"- {kind}: goodput at twice the peak {good:.0%} of the peak (at least {LEAST_GOODPUT:.0%}: "
             f"{_held(good >= LEAST_GOODPUT)}), {best:.0%} of the best at any rate ({_held(best >= LEAST_GOODPUT)}); "
             f"{honest:.0%} of the refusals say when to come back; at most {failed:.1%} failed",
-            f"- {kind}: p99 at half of the peak is {half:.1f} × the median of one client (at most {MOST_AT_HALF:g}: "
-            f"{_held(half <= MOST_AT_HALF)})",
+            f"- {kind}: p99 at half of the peak is {half:.1f} × the median of one client that asks again at once (at most "
+            f"{MOST_AT_HALF:g}: {_held(half <= MOST_AT_HALF)}), {rested:.1f} × that of requests that come one by one "
+            f"({_held(rested <= MOST_AT_HALF)})",
         ]
     cost = report["overhead"]
     lines += [
