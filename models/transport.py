@@ -243,7 +243,7 @@ def solve(query_masses: Floats, text_masses: Floats, cost: Floats) -> tuple[Floa
     if code == TIRED:
         return solve_merged(query_masses, text_masses, cost)
     if code != OPTIMAL:
-        raise ValueError(f"transport problem of {cost.shape[0]} x {cost.shape[1]} tokens not solved: POT code {code}")
+        raise _unsolved(cost, f"POT code {code}")
     return found, value
 
 
@@ -257,7 +257,7 @@ def solve_merged(query_masses: Floats, text_masses: Floats, cost: Floats) -> tup
     p, q = np.bincount(of_query, query_masses), np.bincount(of_text, text_masses)
     found, _, _, _, code = emd_c(p / p.sum(), q / q.sum(), np.ascontiguousarray(both), MOST_PIVOTS, 1)
     if code != OPTIMAL:
-        raise ValueError(f"transport problem of {cost.shape[0]} x {cost.shape[1]} tokens not solved: POT code {code}")
+        raise _unsolved(cost, f"POT code {code}")
     shares = (
         np.divide(masses, whole[which], out=np.zeros_like(masses), where=whole[which] > 0.0)
         for masses, whole, which in ((query_masses, p, of_query), (text_masses, q, of_text))
@@ -272,5 +272,9 @@ def solve_by_public_function(query_masses: Floats, text_masses: Floats, cost: Fl
         query_masses, text_masses, cost, numItermax=MOST_PIVOTS, log=True, center_dual=False, check_marginals=False
     )
     if log["warning"] is not None:
-        raise ValueError(f"transport problem of {cost.shape[0]} x {cost.shape[1]} tokens not solved: {log['warning']}")
+        raise _unsolved(cost, log["warning"])
     return found, float(log["cost"])
+
+
+def _unsolved(cost: Floats, why: str) -> ValueError:
+    return ValueError(f"transport problem of {cost.shape[0]} x {cost.shape[1]} tokens not solved: {why}")

@@ -1,7 +1,8 @@
 """Types of the numbers on a command line, for argparse: what is out of bounds is refused before anything is loaded."""
 
 from argparse import ArgumentTypeError
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 
@@ -34,3 +35,21 @@ def check_output(option: str, file: Path, inputs: Iterable[Path]) -> None:
         raise ValueError(f"{option}: there is no folder {file.parent}")
     if any(one.exists() and file.exists() and file.samefile(one) for one in inputs):
         raise ValueError(f"{option}: {file} is a file that is read")
+
+
+def rejects_file(given: Path | None, inputs: Sequence[Path]) -> Path:
+    """Say where lines that cannot be used go: --rejects, or beside the first file; raises ValueError as `check_output`."""
+    file = given or inputs[0].with_name(f"{inputs[0].name}.rejects.jsonl")
+    check_output("--rejects", file, inputs)
+    return file
+
+
+@contextmanager
+def in_one_line(program: str) -> Iterator[None]:
+    """End the program with a sentence where a file or a value cannot be used, in place of a traceback."""
+    try:
+        yield
+    except OSError as error:
+        raise SystemExit(f"{program}: {error.filename or 'a file'}: {error.strerror or error}") from error
+    except (ValueError, FloatingPointError) as error:
+        raise SystemExit(f"{program}: {error}") from error

@@ -22,7 +22,7 @@ from typing import NamedTuple, TextIO
 import orjson
 from tqdm import tqdm
 
-from scripts.arguments import check_output
+from scripts.arguments import rejects_file
 from service.errors import ServiceError
 from service.facts_build import FactsBuilder
 from service.graph_library import GraphLibrary
@@ -131,9 +131,8 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     for file in options.files:
         if not file.is_file():
             parser.error(f"{file} is not a file")
-    options.rejects = options.rejects or options.files[0].with_name(f"{options.files[0].name}.rejects.jsonl")
     try:
-        check_output("--rejects", options.rejects, options.files)
+        options.rejects = rejects_file(options.rejects, options.files)
     except ValueError as error:
         parser.error(str(error))
     return options

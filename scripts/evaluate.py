@@ -23,7 +23,7 @@ from tqdm import tqdm
 from models.fusion import SharesByLength
 from models.token_codec import token_codec
 from models.transport import Measure, distance, similarity
-from scripts.arguments import positive, share
+from scripts.arguments import in_one_line, positive, share
 from scripts.evaluation.floors import Bm25, TfIdf
 from scripts.evaluation.lookup import add_lookup, evaluate_lookup
 from scripts.evaluation.measures import judge, mean, spearman
@@ -312,12 +312,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     choices.model = choices.model or str(default_model(choices.part))
     if choices.threads:
         torch.set_num_threads(choices.threads)
-    try:
+    with in_one_line("evaluate"):
         report = evaluate(choices)
-    except OSError as error:
-        raise SystemExit(f"evaluate: {error.filename or 'a file'}: {error.strerror or error}") from error
-    except ValueError as error:
-        raise SystemExit(f"evaluate: {error}") from error
     print(json.dumps(report, ensure_ascii=False, allow_nan=False) if choices.json else show(report))
 
 

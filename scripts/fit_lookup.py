@@ -17,6 +17,7 @@ import torch
 from models.lookup import Lookup
 from models.name_tokens import NameTokenizer
 from models.rescoring import FEATURES
+from scripts.arguments import in_one_line
 from scripts.evaluation.lookup import WEIGHTS, encoder_vectors, facts_of
 from scripts.lookup_training.calibration import crowded, examples, fit, share_right
 from scripts.lookup_training.questions import read_questions
@@ -75,12 +76,9 @@ def run(choices: argparse.Namespace) -> dict[str, dict[str, float]]:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line."""
-    try:
-        run(parser().parse_args(arguments))
-    except OSError as error:
-        raise SystemExit(f"fit_lookup: {error.filename or 'a file'}: {error.strerror or error}") from error
-    except ValueError as error:
-        raise SystemExit(f"fit_lookup: {error}") from error
+    choices = parser().parse_args(arguments)
+    with in_one_line("fit_lookup"):
+        run(choices)
 
 
 if __name__ == "__main__":

@@ -28,7 +28,7 @@ import httpx
 import orjson
 from tqdm import tqdm
 
-from scripts.arguments import check_output
+from scripts.arguments import rejects_file
 from scripts.index_targets import Answer, LocalCollection, RemoteCollection, Stopped, Target
 from service.corpus_files import Line, id_of_line, read_documents
 from service.document_rules import Entry
@@ -307,9 +307,8 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
                 f"two files are called {file.name}: lines without an id would get the same one, index them apart"
             )
         options.sources.append(Source(file, format, compression))
-    options.rejects = options.rejects or options.files[0].with_name(f"{options.files[0].name}.rejects.jsonl")
     try:
-        check_output("--rejects", options.rejects, options.files)
+        options.rejects = rejects_file(options.rejects, options.files)
     except ValueError as error:
         parser.error(str(error))
     return options

@@ -20,6 +20,7 @@ from safetensors.torch import save_file
 from tokenizers import Tokenizer
 
 from models.key_order import ORDERS, PARTS, Order, read_order
+from scripts.arguments import in_one_line
 from scripts.lookup_training.augmentation import Augmentation, Shares
 from scripts.lookup_training.batches import Batches, Writer, padded
 from scripts.lookup_training.loop import Place, Plan, measure, train
@@ -182,12 +183,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     choices = command.parse_args(arguments)
     if tuple(choices.order) not in ORDERS:
         command.error(f"--order must be {' or '.join(' '.join(order) for order in ORDERS)}")
-    try:
+    with in_one_line("train_lookup"):
         run(choices)
-    except OSError as error:
-        raise SystemExit(f"train_lookup: {error.filename or 'a file'}: {error.strerror or error}") from error
-    except ValueError as error:
-        raise SystemExit(f"train_lookup: {error}") from error
 
 
 if __name__ == "__main__":

@@ -26,6 +26,7 @@ import torch
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
+from scripts.arguments import in_one_line
 from scripts.lines import read_lines
 from scripts.training.choices import card, has_layers, mining, nth, parser, recipe, refuse
 from scripts.training.development import labelled, measure, question_search, write_passage_search, write_question_search
@@ -328,12 +329,8 @@ def _run(choices: argparse.Namespace, processes: Processes, device: torch.device
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line."""
     choices = parser((__doc__ or "").split("\n\n")[0]).parse_args(arguments)
-    try:
+    with in_one_line("train_simbert"):
         run(choices)
-    except OSError as error:
-        raise SystemExit(f"train_simbert: {error.filename or 'a file'}: {error.strerror or error}") from error
-    except (ValueError, FloatingPointError) as error:
-        raise SystemExit(f"train_simbert: {error}") from error
 
 
 if __name__ == "__main__":

@@ -20,7 +20,6 @@ VERSION = 3
 
 _UNKNOWN, _SEPARATOR, _TERM = 0, 1, 2
 _kinds = np.zeros(0x110000, np.uint8)  # by code point, filled as they are met; whoever writes one writes the same value
-_marks = np.zeros(0x110000, np.uint8)  # the same of `_is_mark`
 _MARKS = 32
 """Marks in a row that are normalised together."""
 _ODD = 0xFFFFFFFF
@@ -52,27 +51,28 @@ def spelled(texts: Sequence[str]) -> tuple[NDArray[np.int64], NDArray[np.intp], 
     """
     points, places = _points(texts)
     folded = _folded_alone(points)
-    odd = np.unique(places[folded == _ODD]).tolist()
-    if odd:
+    odd = np.bincount(places[folded == _ODD])  # characters of each text; all that are marks are among them
+    if len(odd):
         normal = list(texts)
-        for place in odd:
-            normal[place] = _normal(normal[place]).lower()
+        for place in np.flatnonzero(odd).tolist():
+            whole = unicodedata.normalize("NFKC", texts[place]) if odd[place] < _MARKS else _in_pieces(texts[place])
+            normal[place] = whole.lower()
         points, places = _points(normal)
         folded = _folded_alone(points)
         folded = np.where(folded == _ODD, _folded[points], folded)
     return folded.astype(np.int64), places, _is_term(folded)
 
 
-def _normal(text: str) -> str:
-    """Return `text` in NFKC, each run of more than `_MARKS` marks in pieces.
+def _in_pieces(text: str) -> str:
+    """Return `text` in NFKC, each run of `_MARKS` marks and more in pieces.
 
     The order of marks is looked for in time that is quadratic in their number, and a text may be nothing else. No language has so
     many: Unicode's own stream-safe format breaks such runs, too (UAX #15, section 13).
     """
-    if len(text) <= _MARKS:
-        return unicodedata.normalize("NFKC", text)
     places = np.arange(len(text))
-    is_mark = _is_mark(_points([text])[0])
+    points = _points([text])[0]
+    marks = [point for point in np.unique(points).tolist() if _moves(chr(point))]
+    is_mark = np.isin(points, marks)
     run = places - np.maximum.accumulate(np.where(is_mark, -1, places))  # marks since the last character that is none
     cuts = [0, *np.flatnonzero((run > 0) & (run % _MARKS == 0)).tolist(), len(text)]
     return "".join(unicodedata.normalize("NFKC", text[start:end]) for start, end in pairwise(cuts))
@@ -111,12 +111,9 @@ def _joins(character: str) -> bool:
     return unicodedata.category(character)[0] == "M" or "\u1100" <= character <= "\u11ff" or character in "Σσς"
 
 
-def _is_mark(points: NDArray[np.uint32]) -> NDArray[np.bool_]:
-    """Say of code points (n,) whether normalisation may move them past their neighbours."""
-    for point in np.unique(points[_marks[points] == _UNKNOWN]).tolist():
-        moves = unicodedata.combining(unicodedata.normalize("NFKD", chr(point))[0])
-        _marks[point] = _TERM if moves else _SEPARATOR
-    return np.asarray(_marks[points] == _TERM)
+def _moves(character: str) -> bool:
+    """Say whether normalisation may move a character past its neighbours."""
+    return unicodedata.combining(unicodedata.normalize("NFKD", character)[0]) > 0
 
 
 def _is_term(points: NDArray[np.uint32]) -> NDArray[np.bool_]:
