@@ -111,6 +111,7 @@ def test_the_folder_is_small_and_complete(trained: tuple[SimBert, Path]) -> None
     card = json.loads((out / "moverank.json").read_text(encoding="utf-8"))
     assert {"token_vectors", "static_table", "weight", "lexical_weight", "retrieve", "max_tokens"} <= set(card)
     assert SharesByLength.of_card(card).at(8.0) == pytest.approx((0.1, 0.85, 0.3))
+    assert SharesByLength.of_card(card).at(40.0) == pytest.approx((0.1, 0.9, 0.3))
     with open(out / "curves.csv", encoding="utf-8") as file:
         assert {row["stage"] for row in csv.DictReader(file)} == {"static", "similar", "supervised"}
     assert (out / "curves.png").stat().st_size > 1000

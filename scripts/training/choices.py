@@ -11,7 +11,7 @@ from scripts.training.neighbours import Mining
 from scripts.training.recipe import Precision, Recipe
 
 STAGES = ("static", "language", "taught", "similar", "supervised")
-BY_LENGTH = [[8.0, 0.1, 0.85, 0.3]]
+BY_LENGTH = [[8.0, 0.1, 0.85, 0.3], [20.0, 0.1, 0.9, 0.3]]
 
 
 def parser(description: str) -> argparse.ArgumentParser:
