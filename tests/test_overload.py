@@ -94,7 +94,7 @@ def test_the_overload_is_measured(
         assert [point["failed"] for point in found["curve"]] == [0, 0]
         assert all(point["refused_with_retry_after"] == 1 for point in found["curve"] if point["refused"])
         assert found["goodput_at_double"] > 0
-    assert all(report["overhead"][f"{side}_per_s"] > 0 for side in ("bare", "many", "one"))
+    assert all(report["overhead"][f"{side}_per_s"] > 0 for side in ("bare", "many", "one", "bare_mixed", "one_mixed"))
     assert all(report["overhead"][f"{side}_cpu_ms"] >= 0 for side in ("bare", "many", "one", "client"))
     assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")
     printed = capsys.readouterr().out

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import orjson
 
 QUERIES = 500
@@ -155,6 +156,19 @@ def made_questions(seed: int) -> Iterator[str]:
         )
         if SHORTEST <= len(question) <= LONGEST:
             yield question
+
+
+def made_mixed(count: int, shortest: int, longest: int, seed: int = 7) -> list[str]:
+    """Make texts of shortest to longest characters, their lengths spread evenly on a logarithmic scale, in no order."""
+    questions, choose = made_questions(seed), random.Random(seed)
+    mixed = []
+    for size in np.geomspace(shortest, longest, count).astype(int):
+        text = ""
+        while len(text) < size:
+            text += next(questions) + "。"
+        mixed.append(text[:size])
+    choose.shuffle(mixed)
+    return mixed
 
 
 def read_corpus(file: Path, count: int, queries: int = QUERIES) -> Corpus:

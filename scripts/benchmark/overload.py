@@ -6,7 +6,8 @@ For searches and for embeddings of short texts: one client alone, who asks again
 come one by one to a service that rests between them; the peak, with clients that wait for their answers, before and after; then
 requests arrive at shares of the peak, up to three times as much, whether they are answered or not. Goodput is what is answered
 with 200 while requests still arrive; the rest must be honest refusals (429 with Retry-After). At the end the bare encoder in a
-loop takes turns with the service that encodes the same texts over HTTP. Four minutes.
+loop takes turns with the service that encodes the same texts over HTTP: short questions, many and one a request, and texts of
+mixed length, one a request. Five minutes.
 """
 
 import argparse
@@ -22,7 +23,7 @@ import orjson
 
 from models.encoder import Encoder
 from scripts.benchmark.children import Child, start_service
-from scripts.benchmark.corpus import made_corpus
+from scripts.benchmark.corpus import made_corpus, made_mixed
 from scripts.benchmark.endurance import search_requests
 from scripts.benchmark.load import request_bytes, run_clients
 from scripts.benchmark.open_loop import run_crowd
@@ -39,6 +40,8 @@ CROWDS = (8, 16, 32, 64)
 WRITE_BATCH = 500
 TEXTS_AT_ONCE = 64
 """Texts of a batch of the bare encoder, and of one request to the service that is compared with it."""
+SHORTEST, LONGEST = 8, 500
+"""Characters of texts of mixed length, as in `scripts.benchmark.peers`."""
 ROUNDS = 3
 
 
@@ -114,8 +117,8 @@ def find_peaks(kind: str, service: Child, requests: list[bytes], seconds: float)
 def compare_with_bare(
     service: Child, model: Path, folder: Path, texts: list[str], requests: list[bytes], seconds: float
 ) -> dict[str, float]:
-    """Compare the bare encoder with the service asked for many texts at once and for one, in turns: texts a second and
-    milliseconds of processor time a text."""
+    """Compare the bare encoder with the service asked for many texts at once and for one, and both on texts of mixed length, in
+    turns: texts a second and milliseconds of processor time a text."""
     options: dict[str, Any] = {"model": model, "data_dir": folder / "bare"}
     encoder = load_encoder(Settings(**options))
     starts = range(0, len(texts), TEXTS_AT_ONCE)
@@ -126,10 +129,14 @@ def compare_with_bare(
         for i in starts
     ]
     each = len(texts) / len(starts)
+    mixed = made_mixed(len(texts), SHORTEST, min(LONGEST, encoder.max_tokens - 2))
+    mixed_requests = [request_bytes("/v1/embeddings", {"input": text, "model": "-"}) for text in mixed]
     sides: dict[str, Callable[[float], Spent]] = {
         "bare": partial(_encode_for, encoder, texts),
         "many": partial(_ask_for, service, many, 4, each),
         "one": partial(_ask_for, service, requests, 32, 1.0),
+        "bare_mixed": partial(_encode_for, encoder, mixed),
+        "one_mixed": partial(_ask_for, service, mixed_requests, 32, 1.0),
     }
     found: dict[str, list[Spent]] = {name: [] for name in sides}
     for number in range(ROUNDS + 1):
@@ -149,6 +156,7 @@ def compare_with_bare(
         "texts_at_once": TEXTS_AT_ONCE,
         "overhead_many": 1 - rates["many"] / rates["bare"],
         "overhead_one": 1 - rates["one"] / rates["bare"],
+        "overhead_mixed": 1 - rates["one_mixed"] / rates["bare_mixed"],
     }
 
 

@@ -60,6 +60,8 @@ def _verdict(report: dict[str, Any]) -> str:
         f"{cost['texts_at_once']} texts a request: overhead {cost['overhead_many']:.0%} (at most {MOST_OVERHEAD:.0%}: "
         f"{_held(cost['overhead_many'] <= MOST_OVERHEAD)}); {cost['one_per_s']:.0f}/s with one text a request: "
         f"overhead {cost['overhead_one']:.0%} ({_held(cost['overhead_one'] <= MOST_OVERHEAD)})",
+        f"- encoding texts of mixed length: {cost['bare_mixed_per_s']:.0f}/s bare, {cost['one_mixed_per_s']:.0f}/s over HTTP "
+        f"with one text a request: overhead {cost['overhead_mixed']:.0%} ({_held(cost['overhead_mixed'] <= MOST_OVERHEAD)})",
         f"- processor time a text: {cost['bare_cpu_ms']:.2f} ms bare, {cost['many_cpu_ms']:.2f} in the service with many texts a "
         f"request, {cost['one_cpu_ms']:.2f} with one, and {cost['client_cpu_ms']:.2f} in its clients",
     ]

@@ -11,7 +11,6 @@ measured is left out.
 
 import argparse
 import os
-import random
 import shutil
 import subprocess
 import sys
@@ -27,7 +26,7 @@ import orjson
 from numpy.typing import NDArray
 
 from scripts.benchmark.children import Child, free_port, start_service
-from scripts.benchmark.corpus import as_jsonl, made_corpus, made_questions
+from scripts.benchmark.corpus import as_jsonl, made_corpus, made_mixed
 from scripts.benchmark.load import Load, request_bytes, run_clients
 from scripts.benchmark.peer_report import as_text
 from scripts.benchmark.service import machine, say
@@ -130,15 +129,10 @@ def start_peer(name: str, python: Path, model: Path, folder: Path) -> Side:
 
 def workloads() -> dict[str, list[str]]:
     """Make the texts of both workloads: the same in every run."""
-    questions, choose = made_questions(seed=7), random.Random(7)
-    mixed = []
-    for size in np.geomspace(SHORTEST, LONGEST, DISTINCT).astype(int):
-        text = ""
-        while len(text) < size:
-            text += next(questions) + "。"
-        mixed.append(text[:size])
-    choose.shuffle(mixed)
-    return {"short": made_corpus(DISTINCT, 1, seed=7).texts, "mixed": mixed}
+    return {
+        "short": made_corpus(DISTINCT, 1, seed=7).texts,
+        "mixed": made_mixed(DISTINCT, SHORTEST, LONGEST),
+    }
 
 
 def measure(
