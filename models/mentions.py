@@ -23,9 +23,9 @@ def mentions(tree: TokenTree, text: Sequence[int], limit: int) -> list[tuple[int
         while end < len(text):
             state = tree.walk(state, text[end : end + 1])
             end += 1
-            if state[0] < 0:
+            if tree.phase(state[None])[0] < 0:
                 break
-            if tree.walk(state, [tree.separator])[0] >= 0:
+            if tree.phase(tree.walk(state, [tree.separator])[None])[0] >= 0:
                 spans.append((start, end))
     spans.sort(key=lambda span: (span[0] - span[1], span[0] if span[1] - span[0] > 1 else -text[span[0]]))
     outer = [

@@ -27,12 +27,10 @@ from service.errors import ServiceError
 from service.facts_build import FactsBuilder
 from service.graph_library import GraphLibrary
 from service.library import NAME, claim_folder
-from service.numbered_lines import Compression
+from service.numbered_lines import COMPRESSIONS
 from service.settings import read_settings
 from service.spelling import spelling_of
 from service.triples import TripleLimits, TripleReader
-
-COMPRESSIONS: dict[str, Compression] = {".gz": "gz", ".xz": "xz", ".zst": "zst"}
 
 
 class Counts(NamedTuple):

@@ -154,12 +154,36 @@ class Facts:
         found: Rows = rows[self.surface(0, rows) == subject]
         return found
 
+    def finder(self) -> "RowFinder":
+        """Return what finds the rows of many triples."""
+        return RowFinder(self)
+
+
+class RowFinder:
+    """Finds rows of triples; what it reads of a subject or a key is kept, so that many of one cost little more than one."""
+
+    def __init__(self, facts: Facts) -> None:
+        self._facts = facts
+        self._subjects: dict[int, list[Rows]] = {}  # rows of a subject, and their predicates and meanings
+        self._keys: dict[tuple[int, int, int], dict[str, int]] = {}  # rows of a key by their objects
+
     def row(self, triple: Triple) -> int | None:
         """Return the row of a triple, None if it is not there."""
-        numbers = [names.find(getattr(triple, part)) for names, part in zip(self.names, PARTS, strict=True)]
-        if any(number is None for number in numbers):
+        subject, predicate, meaning = (
+            names.find(getattr(triple, part)) for names, part in zip(self._facts.names, PARTS, strict=True)
+        )
+        if subject is None or predicate is None or meaning is None:
             return None
-        rows = self.rows_of_subject(numbers[0] or 0)
-        _, predicates, meanings = self.surfaces(rows)
-        matching = rows[(predicates == numbers[1]) & (meanings == numbers[2])]
-        return next((row for row in matching.tolist() if self.object(row) == triple.object), None)
+        key = subject, predicate, meaning
+        if key not in self._keys:
+            self._keys[key] = self._objects(*key)
+        return self._keys[key].get(triple.object)
+
+    def _objects(self, subject: int, predicate: int, meaning: int) -> dict[str, int]:
+        """Read the objects of a key with their rows."""
+        if subject not in self._subjects:
+            rows = self._facts.rows_of_subject(subject)
+            self._subjects[subject] = [rows, *self._facts.surfaces(rows)[1:]]
+        rows, predicates, meanings = self._subjects[subject]
+        matching = rows[(predicates == predicate) & (meanings == meaning)]
+        return {self._facts.object(row): row for row in reversed(matching.tolist())}

@@ -57,7 +57,7 @@ class FactsBuilder:
         """Begin in a new folder; ``check`` is called now and then and may raise to stop the work."""
         folder.mkdir()
         self.folder = folder
-        self._check = check or _nothing
+        self.check = check or _nothing
         self._objects: BinaryIO = (folder / OBJECTS).open("wb")
         self._end_of_objects = 0
         self._names: list[dict[bytes, int]] = [{} for _ in PARTS]
@@ -80,7 +80,7 @@ class FactsBuilder:
         kept[removed] = False
         rows = np.flatnonzero(kept)
         for part, column in enumerate(self._first.columns):
-            self._check()
+            self.check()
             numbers = self._numbered_bytes(part, facts.names[part].all()).astype(np.uint32)
             column.frombytes(numbers[facts.surface(part, rows)].view(np.uint8).data)
         self._first.places.frombytes(
@@ -100,7 +100,7 @@ class FactsBuilder:
         columns, places = self._first.followed_by(self._rest)
         names = [list(known) for known in self._names]
         self._names.clear()
-        self._check()
+        self.check()
         spelled = [
             joined(
                 [
@@ -110,10 +110,10 @@ class FactsBuilder:
             )
             for part in names
         ]
-        self._check()
+        self.check()
         built = self._build(spelled, columns, places, spelling)
         del spelled
-        self._check()
+        self.check()
         write_arrays(self.folder / TREE, TREE_KIND, built.meta, built.arrays)
         arrays = _facts_arrays(built, names, columns)
         arrays["object_places"] = _narrow(places[built.order])
@@ -150,7 +150,7 @@ class FactsBuilder:
         """Build the tree, without rows that repeat an earlier one exactly."""
 
         def repeated(order: NDArray[np.uint32], ties: Numbers) -> Numbers:
-            self._check()
+            self.check()
             with (self.folder / OBJECTS).open("rb") as file:
                 return repetitions(file.fileno(), places, columns, order, ties)
 
@@ -183,7 +183,7 @@ class FactsBuilder:
         start, done = 0, 0
         text = facts.map_objects()
         while start < len(text) and done < len(wanted):
-            self._check()
+            self.check()
             end = text.rfind(b"\n", start, start + _WINDOW_BYTES) + 1
             if not end:  # an object longer than the window
                 end = text.find(b"\n", start) + 1

@@ -81,10 +81,18 @@ class Answered(NamedTuple):
 
 
 def facts_with_keys(
-    view: GraphView, keys: Sequence[FoundKey], min_probability: float
+    view: GraphView, keys: Sequence[FoundKey], min_probability: float, question: str, top_k: int
 ) -> list[tuple[tuple[int, ...], FoundFact]]:
-    """Return the facts of keys that are likely enough, each with its key."""
-    return [(key.tokens, fact) for key in keys if key.probability >= min_probability for fact in _facts_of(view, key)]
+    """Return the facts of keys that are likely enough, each with its key, `top_k` at most.
+
+    Where names have equal tokens (case, width, script, unknown characters), those that the question has as they stand come first.
+    """
+    found = []
+    for key in keys:
+        if key.probability >= min_probability:
+            facts = sorted(_facts_of(view, key), key=lambda fact: [name not in question for name in fact[:3]])
+            found += [(key.tokens, fact) for fact in facts]
+    return found[:top_k]
 
 
 def beams_of(explained: ExplainedKeys, answers: list[tuple[int, ...]], order: Order) -> list[Beam]:

@@ -78,6 +78,7 @@ class ChangeLog:
         """Drop the changes up to a number."""
         with self._lock:
             self._database.execute("DELETE FROM changes WHERE number <= ?", (number,))
+            self._database.execute("PRAGMA wal_checkpoint(TRUNCATE)")  # which has them, too
 
     def close(self) -> None:
         """Close the file."""

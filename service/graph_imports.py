@@ -7,7 +7,7 @@ there already.
 
 from pathlib import Path
 
-from service.errors import NotReady
+from service.errors import NotFound, NotReady
 from service.graph_library import GraphLibrary
 from service.graphs import Graph
 from service.jobs import Job, Postponed, Progress
@@ -20,6 +20,8 @@ def import_triples(graphs: GraphLibrary, limits: TripleLimits, job: Job) -> None
         graph = graphs.get(job.target)
     except NotReady as error:
         raise Postponed(error.sentence) from error
+    if job.options.get("graph", graph.id) != graph.id:
+        raise NotFound("the graph was deleted meanwhile")
     recorded = graph.job_record(job.id)
     job.progress = Progress(**recorded) if recorded else Progress()
     job.begin()
@@ -42,7 +44,7 @@ def import_triples(graphs: GraphLibrary, limits: TripleLimits, job: Job) -> None
     except BaseException:
         builder.discard()
         raise
-    graph.merge(builder, (job.id, progress.record()), job.check)
+    graph.merge(builder, (job.id, progress.record()))
     progress.check_end()
 
 

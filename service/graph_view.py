@@ -74,8 +74,9 @@ class GraphView:
         """Return the view after changes, and those of them that changed something."""
         added, removed = dict(self._added), set(self._removed)
         effective = []
+        finder = self.facts.finder()
         for change in changes:
-            row = self.facts.row(change.triple)
+            row = finder.row(change.triple)
             is_there = change.triple in added or (row is not None and row not in removed)
             if is_there != change.is_removal:
                 continue

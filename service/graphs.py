@@ -52,9 +52,9 @@ class Graph:
         if not numbers:
             raise ValueError(f"{folder} has no generation of facts")
         self._number = numbers[-1]
+        self._take(*self._with_changes(Facts(folder / _folder_name(self._number))))
         for number in numbers[:-1]:
             shutil.rmtree(folder / _folder_name(number))
-        self._open(Facts(folder / _folder_name(self._number)))
 
     @classmethod
     def create(cls, folder: Path, spelling: Spelling) -> "Graph":
@@ -62,12 +62,18 @@ class Graph:
         beside = folder.with_name(f".new-{uuid.uuid4().hex}")
         beside.mkdir()
         FactsBuilder(beside / _folder_name(1)).finish(
-            spelling, {"change": 0, "created_at": int(time.time()), "jobs": {}}
+            spelling, {"change": 0, "created_at": int(time.time()), "id": uuid.uuid4().hex, "jobs": {}}
         )
         fsync_folder(beside)
         beside.rename(folder)
         fsync_folder(folder.parent)
         return cls(folder, spelling)
+
+    @property
+    def id(self) -> str:
+        """What tells it from another graph of the same name, before or after it; of graphs of older versions their birth."""
+        manifest = self._view.facts.manifest
+        return str(manifest.get("id", manifest["created_at"]))
 
     @property
     def view(self) -> GraphView:
@@ -108,7 +114,8 @@ class Graph:
     ) -> None:
         """Write a new generation of the facts, the changes and what a builder brings, and let it count.
 
-        ``job`` and its record are kept with the generation; ``check`` is called before it counts and may raise.
+        ``job`` and its record are kept with the generation. ``check``, or that of the builder, is called now and then and before
+        it counts, and may raise.
 
         Raises:
             NotFound: the graph was deleted meanwhile.
@@ -116,16 +123,14 @@ class Graph:
         with self._building:
             builder = builder or self.builder(check)
             try:
-                self._write_generation(builder, job, check)
+                self._write_generation(builder, job)
             except FileNotFoundError:
                 self._check_not_retired()  # its folder is gone because the graph was deleted
                 raise
             finally:
                 builder.discard()
 
-    def _write_generation(
-        self, builder: FactsBuilder, job: tuple[str, dict[str, Any]] | None, check: Callable[[], None] | None
-    ) -> None:
+    def _write_generation(self, builder: FactsBuilder, job: tuple[str, dict[str, Any]] | None) -> None:
         with self._changing:
             self._check_not_retired()
             view, last = self._view, self._last_change
@@ -133,16 +138,18 @@ class Graph:
         jobs = {**manifest["jobs"], **({} if job is None else {job[0]: job[1]})}
         jobs = dict(list(jobs.items())[-KEPT_JOBS:])
         builder.add_facts(view.facts, view.removed, view.added)
-        builder.finish(self._spelling, {"change": last, "created_at": manifest["created_at"], "jobs": jobs})
-        if check is not None:
-            check()
+        born: dict[str, Any] = {name: manifest[name] for name in ("created_at", "id") if name in manifest}
+        builder.finish(self._spelling, {"change": last, **born, "jobs": jobs})
+        builder.check()
         with self._changing:
             self._check_not_retired()
             number = self._number + 1
+            opened = self._with_changes(Facts(builder.folder))  # what may fail does so before the new files count
             builder.folder.rename(self.folder / _folder_name(number))
-            fsync_folder(self.folder)
+            opened[0].facts.folder = self.folder / _folder_name(number)
             self._number = number
-            self._open(Facts(self.folder / _folder_name(number)))
+            self._take(*opened)
+            fsync_folder(self.folder)
             # Once the lock is released, the graph may be deleted and another one have its folders' names: but not this one.
             old = self.folder / f".new-{uuid.uuid4().hex}"
             (self.folder / _folder_name(number - 1)).rename(old)
@@ -155,8 +162,14 @@ class Graph:
         Raises:
             NotFound: the graph was deleted meanwhile.
         """
+
+        def check_both() -> None:
+            self._check_not_retired()
+            if check is not None:
+                check()
+
         try:
-            return FactsBuilder(self.folder / f".new-{uuid.uuid4().hex}", check)
+            return FactsBuilder(self.folder / f".new-{uuid.uuid4().hex}", check_both)
         except FileNotFoundError:
             self._check_not_retired()  # its folder is gone because the graph was deleted
             raise
@@ -188,11 +201,13 @@ class Graph:
             self._is_retired = True
             self._log.close()
 
-    def _open(self, facts: Facts) -> None:
-        """Take a generation and replay over it what came after it."""
-        changes, self._last_change = self._log.since(int(facts.manifest["change"]))
-        self._changes = len(changes)
-        self._view, _ = GraphView(facts, self._spelling).after(changes)
+    def _with_changes(self, facts: Facts) -> tuple[GraphView, int, int]:
+        """Replay over a generation what came after it: the view, how many changes these were, and the number of the last."""
+        changes, last = self._log.since(int(facts.manifest["change"]))
+        return GraphView(facts, self._spelling).after(changes)[0], len(changes), last
+
+    def _take(self, view: GraphView, changes: int, last: int) -> None:
+        self._view, self._changes, self._last_change = view, changes, last
 
     def _check_not_retired(self) -> None:
         if self._is_retired:

@@ -12,7 +12,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -177,6 +177,7 @@ class JobRunner:
         self._database.execute("PRAGMA synchronous=FULL")
         self._database.execute(_SCHEMA)
         self._jobs: dict[str, Job] = {}
+        self._waiting: dict[str, Future[None]] = {}  # jobs that came to this process, until they have ended
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="job")
         unfinished = []
         for id, kind, target, options, state, error, progress in self._database.execute(
@@ -213,7 +214,7 @@ class JobRunner:
         except BaseException:
             job.spool.unlink(missing_ok=True)
             raise
-        self._pool.submit(self._run, job)
+        self._queue(job)
         return job
 
     def get(self, id: str) -> Job:
@@ -251,7 +252,8 @@ class JobRunner:
             if job.state == "running":
                 self._database.execute("UPDATE jobs SET state = 'cancelled' WHERE id = ? AND state = 'running'", (id,))
         job.cancel()
-        if job.is_postponed:  # nobody works on it who would notice
+        waiting = self._waiting.get(id)
+        if job.is_postponed or (waiting is not None and waiting.cancel()):  # nobody works on it who would notice
             self._end(job, "cancelled")
         return job
 
@@ -266,6 +268,11 @@ class JobRunner:
 
     def _make(self, id: str, kind: str, target: str, options: dict[str, Any]) -> Job:
         return Job(id, kind, target, options, self.folder / f"{id}.body", self._stopping)
+
+    def _queue(self, job: Job) -> None:
+        """Let a job run that nobody has worked on before."""
+        future = self._waiting[job.id] = self._pool.submit(self._run, job)
+        future.add_done_callback(lambda _: self._waiting.pop(job.id, None))
 
     def _run(self, job: Job) -> None:
         if self._stopping.is_set():

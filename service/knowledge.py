@@ -16,7 +16,7 @@ from typing import NamedTuple, Protocol
 
 from models.token_tree import TokenTree
 from service.errors import InvalidRequest, NotReady, Overloaded, ServiceError
-from service.found_facts import Answered, ExplainedKeys, FoundKey, beams_of, facts_with_keys
+from service.found_facts import Answered, ExplainedKeys, FoundFact, FoundKey, beams_of, facts_with_keys
 from service.graph_view import GraphView
 from service.metrics import Metrics
 
@@ -174,6 +174,7 @@ class AskQueue:
                 batch = self._next_batch()
             if batch:
                 self._answer(batch)
+            del batch  # while nobody asks, nothing holds the files of a graph that may be deleted
 
     def _next_batch(self) -> list[_Piece]:
         """Take pieces about the same graph with the same options from the line whose turn it is."""
@@ -244,20 +245,21 @@ class AskQueue:
         cut = [lookup.is_truncated(question) for question in questions]
         if not len(view):
             return [Answered([], is_cut, [] if options.explain else None) for is_cut in cut]
+
+        def facts(keys: Sequence[FoundKey], question: str) -> list[tuple[tuple[int, ...], FoundFact]]:
+            return facts_with_keys(view, keys, options.min_probability, question, options.top_k)
+
         if not options.explain:
-            found = lookup.ask(view.tree, questions, *how)
-            return [
-                Answered([fact for _, fact in facts_with_keys(view, keys, options.min_probability)], is_cut)
-                for keys, is_cut in zip(found, cut, strict=True)
-            ]
+            asked = zip(lookup.ask(view.tree, questions, *how), questions, cut, strict=True)
+            return [Answered([fact for _, fact in facts(keys, question)], is_cut) for keys, question, is_cut in asked]
         answered = []
-        for explained, is_cut in zip(lookup.explain(view.tree, questions, *how), cut, strict=True):
-            facts = facts_with_keys(view, explained.answers, options.min_probability)
+        for explained, question, is_cut in zip(lookup.explain(view.tree, questions, *how), questions, cut, strict=True):
+            found = facts(explained.answers, question)
             answered.append(
                 Answered(
-                    [fact for _, fact in facts],
+                    [fact for _, fact in found],
                     is_cut,
-                    beams_of(explained, [key for key, _ in facts], view.spelling.order),
+                    beams_of(explained, [key for key, _ in found], view.spelling.order),
                 )
             )
         return answered

@@ -14,6 +14,8 @@ from typing import BinaryIO, Literal, NamedTuple
 import zstandard
 
 Compression = Literal["gz", "xz", "zst"]
+COMPRESSIONS: dict[str, Compression] = {".gz": "gz", ".xz": "xz", ".zst": "zst"}
+"""By the end of a file's name."""
 
 _BLOCK_BYTES = 1 << 16
 _ZSTD_STEP_BYTES = 1 << 10  # 4 bytes of zstd can unpack to 128 KiB, so this many to 32 MiB

@@ -25,6 +25,7 @@ PORTION_BYTES = 1 << 20
 """What is read at once of a block with more lines than ``MAX_BLOCK_LINES``: reading takes many times the bytes of short lines."""
 _HEAD_CHARS = 200
 _TAB, _NEWLINE, _RETURN, _SPACE = 9, 10, 13, 32
+_WIDE_SPACES = np.array([0xC2, 0xE1, 0xE2, 0xE3], np.uint8)  # how white space beyond ASCII begins in UTF-8
 
 Bytes = NDArray[np.uint8]
 Places = NDArray[np.int64]
@@ -189,11 +190,14 @@ def read_block(text: bytes, lines_before: int, limits: TripleLimits) -> TripleBl
         | (three <= two + 1)
         | _too_long(starts, one, two, three, limits)
     )
-    is_odd |= content[np.minimum(two + 1, len(content) - 1)] <= _SPACE
+    object_first = content[np.minimum(two + 1, len(content) - 1)]
+    is_odd |= (object_first <= _SPACE) | np.isin(object_first, _WIDE_SPACES)
     if wrong_utf8(text) is not None:
         is_odd[[i for i in range(len(starts)) if wrong_utf8(text[starts[i] : stops[i]])]] = True
-    elif b"\0" in text:
+    if b"\0" in text:
         is_odd |= np.add.reduceat(content == 0, starts) > 0
+    if b"\r" in text:
+        is_odd |= np.add.reduceat(content == _RETURN, starts) > (stops < ends)
     reasons: dict[int, str] = {}
     for i in np.flatnonzero(is_odd & ~is_blank).tolist():
         if reason := _wrong_line(text[starts[i] : stops[i]], limits):

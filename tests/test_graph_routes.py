@@ -1,5 +1,6 @@
 """Knowledge graphs as callers meet them."""
 
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -208,6 +209,37 @@ def test_an_import_whose_graph_is_deleted_ends(client: TestClient) -> None:
         assert state["state"] in ("failed", "done")
         assert state["state"] == "done" or "graph" in state["error"]
         assert client.get("/v1/graphs/short").status_code == 404
+
+
+def test_an_import_stays_out_of_a_graph_that_came_after_its_own(
+    client: TestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A job whose graph was deleted and made anew before its turn fails, and the new graph stays empty."""
+    jobs = client.app.state.runtime.jobs  # type: ignore[attr-defined]
+    begin, go = jobs._work["graph_import"], threading.Event()
+    monkeypatch.setitem(jobs._work, "graph_import", lambda job: (go.wait(60), begin(job)))
+    job = client.post("/v1/graphs/again/imports", content="主语\t谓语\t宾语\n".encode(), headers=TSV).json()["job"]
+    assert client.delete("/v1/graphs/again").status_code == 204
+    assert client.put("/v1/graphs/again").status_code == 201
+    go.set()
+    state = finished_job(client, job)
+    assert (state["state"], state["error"]) == ("failed", "the graph was deleted meanwhile")
+    assert client.get("/v1/graphs/again").json()["triples"] == 0
+    client.delete("/v1/graphs/again")
+
+
+def test_the_name_that_the_question_has_comes_first(client: TestClient) -> None:
+    """Of names with equal tokens that which stands in the question comes first; `top_k` counts all."""
+    path = "/v1/graphs/equal"
+    same = [[name, "产地", f"{i}号"] for i, name in enumerate(["花A", "花Ａ", "花a"])]
+    assert client.post(f"{path}/triples", json={"triples": same}).json()["added"] == 3
+    for name, _, place in same:
+        answers = client.post(f"{path}/ask", json={"question": f"{name}产地", "top_k": 2}).json()["results"][0][
+            "answers"
+        ]
+        assert len(answers) == 2
+        assert (answers[0]["subject"], answers[0]["objects"]) == (name, [place])
+    client.delete(path)
 
 
 def test_a_question_that_takes_too_long_is_given_up(settings: Settings, generator_folder: Path) -> None:

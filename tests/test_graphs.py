@@ -1,11 +1,13 @@
 """A graph against a plain list of triples: changes, merges, restarts, imports, in any order."""
 
+import errno
 import json
 import shutil
 import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -25,7 +27,7 @@ from service.graph_imports import load_triples
 from service.graph_library import GraphLibrary
 from service.graphs import Graph
 from service.spelling import CharacterSpelling
-from service.triples import DEFAULT_LIMITS, Triple, join_subject
+from service.triples import DEFAULT_LIMITS, Triple, join_subject, read_block
 
 # Few names, some of which have equal tokens under the tokenizer of the tests (case; characters it does not know).
 subjects = st.sampled_from(["花", "花呗", "花a", "花A", "龘", "靐", "银行"])
@@ -217,6 +219,54 @@ def test_a_merge_that_is_stopped_leaves_nothing_behind(tmp_path: Path, spelling:
         graph.merge(check=stop)
     assert sorted(path.name for path in (tmp_path / "g").iterdir()) == files
     assert graph.pending == 1
+    graph.close()
+
+
+def test_new_files_that_cannot_be_opened_do_not_count(
+    tmp_path: Path, spelling: NameTokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A merge whose files cannot be opened leaves the graph as it was, now and after a restart; the next one has everything."""
+    graph = Graph.create(tmp_path / "g", spelling)
+    before, imported = Triple("花", "", "还款", "一"), Triple("花", "", "还款", "二")
+    graph.change([Change(False, before)])
+    builder = graph.builder()
+    builder.add_block(read_block("花\t还款\t二\n".encode(), 0, DEFAULT_LIMITS))
+    with monkeypatch.context() as patch:
+        patch.setattr("service.graphs.Facts", Mock(side_effect=OSError(errno.EMFILE, "too many open files")))
+        with pytest.raises(OSError, match="too many"):
+            graph.merge(builder)
+    check(graph, [before], spelling)
+    graph.merge()
+    check(graph, [before], spelling)
+    (tmp_path / "file").write_text("花\t还款\t二\n")
+    assert load_triples(graph, tmp_path / "file", DEFAULT_LIMITS) == []
+    check(graph, [before, imported], spelling)
+    graph.close()
+    graph = Graph(tmp_path / "g", spelling)
+    check(graph, [before, imported], spelling)
+    graph.close()
+
+
+def test_a_merge_of_a_deleted_graph_ends_soon(tmp_path: Path, spelling: NameTokenizer) -> None:
+    """Whoever builds new files learns at the next look that the graph is gone."""
+    graph = Graph.create(tmp_path / "g", spelling)
+    builder = graph.builder()
+    graph.retire()
+    with pytest.raises(NotFound):
+        builder.check()
+    builder.discard()
+    graph.close()
+
+
+def test_what_is_removed_is_in_no_file_after_a_merge(tmp_path: Path, spelling: NameTokenizer) -> None:
+    """The log of changes has it in none of its files, either."""
+    graph = Graph.create(tmp_path / "g", spelling)
+    secret = Triple("花", "", "还款", "秘密的对象")
+    graph.change([Change(False, secret)])
+    graph.merge()
+    graph.change([Change(True, secret)])
+    graph.merge()
+    assert not [file for file in (tmp_path / "g").rglob("*") if file.is_file() and "秘密".encode() in file.read_bytes()]
     graph.close()
 
 
@@ -438,10 +488,11 @@ def test_rows_of_a_large_generation_are_found_by_any_path(tmp_path: Path, spelli
     assert load_triples(graph, tmp_path / "file", DEFAULT_LIMITS) == []
     facts: Facts = graph.view.facts
     assert facts.rows == len(listed)
-    places = [facts.row(each) for each in listed]
+    finder = facts.finder()
+    places = [finder.row(each) for each in listed]
     assert sorted(place for place in places if place is not None) == list(range(len(listed)))
     assert facts.triples(np.array(places, np.int64)) == listed
-    assert facts.row(listed[0]._replace(object="没有")) is None
+    assert finder.row(listed[0]._replace(object="没有")) is None
     graph.close()
 
 

@@ -301,6 +301,20 @@ def test_a_cancelled_job_keeps_what_it_wrote(site: Site, small_windows: None) ->
     runner.close()
 
 
+def test_a_job_that_waits_is_cancelled_at_once(site: Site, small_windows: None) -> None:
+    """It has ended when `cancel` returns, though the thread is busy with another; its body is gone."""
+    runner = site.start()
+    job = site.submit(runner, many(900))
+    waiting = site.submit(runner, many(5))
+    wait(job, lambda job: job.progress.done > 0)
+    assert runner.cancel(waiting.id).state == "cancelled"
+    assert job.state == "running"
+    assert not waiting.spool.exists()
+    wait(job)
+    assert len(site.documents()) == job.progress.done == 900
+    runner.close()
+
+
 def test_what_was_cancelled_before_its_turn_does_not_come_back(site: Site, small_windows: None) -> None:
     """A job that waits, is cancelled and never ran before the process ends is not taken up at the next start."""
     runner = site.start()

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from models.mapped_arrays import map_arrays, write_arrays
+from models.mentions import mentions
 from models.overlay_tree import OverlayTree
 from models.prefix_tree import KIND, PrefixTree
 from models.prefix_tree_build import build_tree, ragged, tree_of
@@ -120,6 +121,23 @@ def test_an_overlay_answers_as_one_tree(data: st.DataObject, parts: int) -> None
     expected = [(row, keys[i]) for row, i in enumerate(built.order.tolist()) if row not in removed]
     expected += [(len(keys) + i, key) for i, key in enumerate(added)]
     agree(overlay, nested(expected), parts)
+
+
+@given(st.data())
+@settings(max_examples=200)
+def test_mentions_in_an_overlay_are_those_in_one_tree(data: st.DataObject) -> None:
+    """Names are found in a text whether they are in the base, among the additions, or removed and added again."""
+    keys = data.draw(keys_of(2, min_size=1, max_size=8))
+    added = data.draw(keys_of(2, min_size=1, max_size=6))
+    removed = sorted(data.draw(st.sets(st.integers(0, len(keys) - 1))))
+    columns, rows = columns_of(keys, 2)
+    built = build_tree(columns, rows, SEPARATOR)
+    kept = [keys[i] for row, i in enumerate(built.order.tolist()) if row not in removed]
+    overlay = OverlayTree(PrefixTree(built.arrays, built.meta), tree_of(added, SEPARATOR), removed)
+    text = data.draw(
+        st.lists(st.sampled_from([token for key in (*keys, *added) for token in key[0]] or [1]), max_size=9)
+    )
+    assert mentions(overlay, text, 99) == mentions(tree_of(kept + added, SEPARATOR), text, 99)
 
 
 @given(keys_of(3, min_size=1, max_size=30))

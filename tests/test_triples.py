@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import zstandard
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 import service.triples
@@ -54,6 +54,10 @@ def triples_of(block: TripleBlock) -> list[Triple]:
     return found
 
 
+@example([b"a\tb\tc", b"\xff", b"a\tb\tc\0"])
+@example([b"a\tb\tc\rd\te\tf\r"])
+@example([b"a\rb\tc\td"])
+@example(["a\tb\t\u3000".encode(), "a\tb\t\xa0".encode(), "a\tb\t、c".encode()])
 @given(st.lists(pieces.map(b"".join), min_size=1, max_size=12))
 @settings(max_examples=300)
 def test_a_block_is_read_as_its_lines_are(lines: list[bytes]) -> None:

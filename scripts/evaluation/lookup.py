@@ -29,6 +29,7 @@ from scripts.arguments import check_output, positive
 from scripts.lines import read_lines
 from service.facts import Facts
 from service.facts_build import FactsBuilder
+from service.numbered_lines import COMPRESSIONS
 from service.triples import TripleReader, join_subject, split_subject
 
 SCORED = ("subject", "predicate", "object", "all")
@@ -105,7 +106,7 @@ def facts_of(triples: Path, model: Path, graph: Path | None = None) -> Iterator[
         if not folder.exists():
             builder = FactsBuilder(folder)
             try:
-                with TripleReader(triples, "xz" if triples.suffix == ".xz" else None) as blocks:
+                with TripleReader(triples, COMPRESSIONS.get(triples.suffix.lower())) as blocks:
                     for block in blocks:
                         builder.add_block(block)
             except BaseException:  # what is half built would be found again

@@ -109,8 +109,8 @@ async def post_triples_import(request: Request, runtime: Ready, name: str) -> Re
     id, spool, compression = await spooled_body(request, runtime)
     with removed_where_refused(spool):
         # Not `in_pool`: looking whether the caller is there would read, and lose, what the caller sends.
-        await asyncio.wrap_future(runtime.write_pool.submit(runtime.graphs.create, name))
-    options = {"compression": compression}
+        graph, _ = await asyncio.wrap_future(runtime.write_pool.submit(runtime.graphs.create, name))
+    options = {"compression": compression, "graph": graph.id}
     job = await asyncio.to_thread(runtime.jobs.submit, id, "graph_import", name, options)
     return json_response({"job": job.id}, 202)
 
