@@ -109,11 +109,7 @@ class GraphView:
 
     def facts_of(self, subject: str, meaning: str | None = None) -> list[Triple]:
         """Return the triples of a subject, of one meaning or of all."""
-        number = self.facts.names[0].find(subject)
-        rows: list[int] = []
-        if number is not None:
-            rows = [row for row in self.facts.rows_of_subject(number).tolist() if row not in self._removed]
-        found = self.facts.triples(np.array(rows, np.int64)) + self._added_by_subject.get(subject, [])
+        found = self.facts.triples(self._rows_of(subject)) + self._added_by_subject.get(subject, [])
         return [each for each in found if meaning is None or each.meaning == meaning]
 
     def complete(self, prefix: str, limit: int) -> list[Subject]:
@@ -122,9 +118,23 @@ class GraphView:
         for name in self._names_from(prefix):
             if not name.startswith(prefix) or len(found) == limit:
                 break
-            if facts := self.facts_of(name):
-                found.append(Subject(name, list(dict.fromkeys(each.meaning for each in facts)), len(facts)))
+            if (subject := self._described(name)).facts:
+                found.append(subject)
         return found
+
+    def _rows_of(self, subject: str) -> NDArray[np.int64]:
+        """Return the rows of the generation that a subject has, less those that are gone."""
+        number = self.facts.names[0].find(subject)
+        rows = [] if number is None else self.facts.rows_of_subject(number).tolist()
+        return np.array([row for row in rows if row not in self._removed], np.int64)
+
+    def _described(self, name: str) -> Subject:
+        """Say which meanings a subject has, and how many facts, without reading these."""
+        rows, added = self._rows_of(name), self._added_by_subject.get(name, [])
+        meanings = [self.facts.names[2][i].decode() for i in dict.fromkeys(self.facts.surface(2, rows).tolist())]
+        return Subject(
+            name, list(dict.fromkeys([*meanings, *(each.meaning for each in added)])), len(rows) + len(added)
+        )
 
     @cached_property
     def subjects(self) -> int:
