@@ -222,17 +222,17 @@ class Encoder:
         return Encoded(np.stack(sentences), tokens, token_ids)
 
 
-def choose_device(device: str) -> str:
-    """Return ``cpu`` or ``cuda`` for ``auto``, ``cpu`` or ``cuda``.
+def choose_device(device: str, name: str = "device") -> str:
+    """Return ``cpu`` or ``cuda`` for ``auto``, ``cpu`` or ``cuda``; ``name`` is what the caller calls it.
 
     Raises:
         ValueError: ``cuda`` was demanded and there is no CUDA device, or the name is unknown.
     """
     if device not in ("auto", "cpu", "cuda"):
-        raise ValueError(f"device {device!r} is not one of auto, cpu, cuda")
+        raise ValueError(f"{name} {device!r} is not one of auto, cpu, cuda")
     has_cuda = torch.cuda.is_available()
     if device == "cuda" and not has_cuda:
-        raise ValueError("device is cuda, but no CUDA device can be used; set it to auto or cpu to run without one")
+        raise ValueError(f"{name} is cuda, but no CUDA device can be used; set it to auto or cpu to run without one")
     return "cuda" if has_cuda and device != "cpu" else "cpu"
 
 

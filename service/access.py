@@ -100,7 +100,7 @@ class Access:
         if not found:
             raise Unauthorized("this service needs a key: send it as 'Authorization: Bearer KEY' or 'X-API-Key: KEY'")
         may_write = any(key.may_write for key in found)
-        is_reading = is_reading or (method == "POST" and (path.endswith(READING_POSTS) or path == "/"))
+        is_reading = is_reading or (method == "POST" and (path.rstrip("/") or "/").endswith((*READING_POSTS, "/")))
         if not (may_write or is_reading):
             raise Forbidden("this key may only read")
         name = found[0].name

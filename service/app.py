@@ -118,14 +118,6 @@ def create_app(settings: Settings, tracer: Tracer | None = None) -> FastAPI:
             app.state.metrics.route(path, method.upper())
     app.add_middleware(DirectMiddleware, routes=openai.direct | search.direct, answer=_answer_over)
     app.add_middleware(AccessMiddleware, access=access)
-    if origins:
-        app.add_middleware(
-            CORSMiddleware,
-            allow_origins=origins,
-            allow_methods=["*"],
-            allow_headers=["*"],
-            expose_headers=["X-Request-ID", "Retry-After", "Server-Timing", "X-Truncated"],
-        )
     app.add_middleware(
         Observed,
         metrics=app.state.metrics,
@@ -135,6 +127,14 @@ def create_app(settings: Settings, tracer: Tracer | None = None) -> FastAPI:
         max_requests=settings.max_requests,
         refusal=partial(_refusal, app),
     )
+    if origins:  # outside of all that answers: a page may read refusals, too
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=origins,
+            allow_methods=["*"],
+            allow_headers=["*"],
+            expose_headers=["X-Request-ID", "Retry-After", "Server-Timing", "X-Truncated"],
+        )
     return app
 
 

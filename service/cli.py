@@ -22,9 +22,10 @@ from service.app import create_app
 from service.connections import JoiningProtocol
 from service.errors import ServiceError
 from service.reindex import reindex
-from service.settings import Settings, read_settings, unknown_variables
+from service.settings import Settings, given_variables, read_settings, unknown_variables
 from service.version import VERSION
 
+STOPPING = (signal.SIGTERM, signal.SIGINT)
 MOST_FILES = 65_536
 """Open files that the service asks the system for; a collection has about twenty."""
 
@@ -124,15 +125,15 @@ def check_address(host: str, port: int) -> None:
 
 def serve(settings: Settings) -> int:
     """Run the service until SIGTERM or SIGINT; 1 if it could not start."""
-    for sentence in unknown_variables(os.environ):
+    for sentence in unknown_variables(given_variables()):
         print(f"moverank: {sentence}", file=sys.stderr)
     allow_many_files()
     gc.freeze()  # what was imported need not be gone through while the model is loaded
     fixed = (settings.api_keys, settings.read_only_keys)
     has_keys = settings.api_keys_file is not None or any(split_list(keys.get_secret_value()) for keys in fixed)
     check_exposure(settings.host, has_keys, settings.open)
-    # uvicorn raises the signal that stopped it again when it has shut down: a stop as asked for exits with 0.
-    signal.signal(signal.SIGTERM, lambda *_: None)
+    for number in STOPPING:
+        signal.signal(number, lambda *_: sys.exit(0))  # nothing has begun that would have to end well
     app = create_app(settings)
     config = uvicorn.Config(
         app,
@@ -149,6 +150,9 @@ def serve(settings: Settings) -> int:
     server = uvicorn.Server(config)
     app.state.on_ready = spare_what_stays
     app.state.on_failure = lambda: setattr(server, "should_exit", True)
+    # uvicorn has handlers of its own while it runs, and raises the signal that stopped it again when it has shut down.
+    for number in STOPPING:
+        signal.signal(number, lambda *_: setattr(server, "should_exit", True))
     server.run()
     if app.state.failure is not None:
         print(f"moverank: {app.state.failure}", file=sys.stderr)

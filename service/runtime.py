@@ -124,7 +124,7 @@ class Runtime:
             stack.callback(cores.close)
             machine = Machine(cores=cores)
             device = self.encoder.device if settings.transport_device == "auto" else settings.transport_device
-            if choose_device(device) != "cpu":
+            if choose_device(device, "transport_device") != "cpu":
                 machine = Machine(device, True, settings.transport_device_mb << 20, cores)
             self.searcher = Searcher(self.codec, self.encoder.tokenize, settings.max_token_lists_mb << 20, machine)
             if settings.sample and not self.library.names() and not (settings.data_dir / "jobs").exists():

@@ -9,7 +9,8 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, SecretStr, ValidationError
+from dotenv import dotenv_values
+from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 CPU_QUOTA = Path("/sys/fs/cgroup/cpu.max")
@@ -42,10 +43,17 @@ def search_cores() -> int:
     return searches_on(usable_cores())
 
 
+ENV_FILE = ".env"
+MOST = 2**53 - 1
+"""The greatest number of a setting: what every reader of JSON can read exactly."""
+
+
 class Settings(BaseSettings):
     """The settings of one service process."""
 
-    model_config = SettingsConfigDict(env_prefix="MOVERANK_", env_file=".env", extra="ignore", frozen=True)
+    model_config = SettingsConfigDict(
+        env_prefix="MOVERANK_", env_file=ENV_FILE, env_ignore_empty=True, extra="ignore", frozen=True
+    )
 
     host: str = Field("127.0.0.1", description="Address to listen on. Loopback unless told otherwise.")
     port: int = Field(8000, ge=0, le=65_535, description="TCP port to listen on; 0 takes a free one.")
@@ -178,7 +186,8 @@ class Settings(BaseSettings):
     default_timeout_ms: int = Field(
         30_000,
         ge=1,
-        description="Milliseconds a request may take that names no `timeout_ms`, or cannot, such as a question to a graph.",
+        description="Milliseconds a search, rerank or comparison may take that names no `timeout_ms`, and a question to a graph. "
+        "Embeddings take as long as they take.",
     )
     drain_timeout_s: int = Field(20, ge=0, description="Seconds that running requests get after SIGTERM.")
     snapshot_interval_s: float = Field(
@@ -188,6 +197,27 @@ class Settings(BaseSettings):
     otlp_endpoint: str = Field(
         "", description="URL that takes traces (OTLP over HTTP); needs the extra `otel`. Empty: no traces."
     )
+
+    @field_validator("*")
+    @classmethod
+    def _check_size(cls, value: Any) -> Any:
+        """Refuse numbers that JSON cannot carry to everybody."""
+        if isinstance(value, int) and value > MOST:
+            raise ValueError(f"should be at most {MOST}")
+        return value
+
+    @field_validator("otlp_endpoint")
+    @classmethod
+    def _check_endpoint(cls, value: str) -> str:
+        """Refuse what is no address."""
+        if value and not value.startswith(("http://", "https://")):
+            raise ValueError("should begin with http:// or https://")
+        return value
+
+
+def given_variables() -> dict[str, str]:
+    """Return the variables of the environment and of the local .env."""
+    return {**{name: value or "" for name, value in dotenv_values(ENV_FILE).items()}, **os.environ}
 
 
 def unknown_variables(environment: Mapping[str, str]) -> list[str]:
@@ -210,11 +240,13 @@ def read_settings(options: Mapping[str, Any]) -> Settings:
     given = {name: value for name, value in options.items() if value is not None}
     try:
         return Settings(**given)
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{ENV_FILE} cannot be read: it is not UTF-8") from error
     except ValidationError as error:
         faults = []
         for fault in error.errors():
             name = str(fault["loc"][0])
             where = f"--{name.replace('_', '-')}" if name in given else f"MOVERANK_{name.upper()}"
-            allowed = fault["msg"].removeprefix("Input ").partition(", unable to")[0]
+            allowed = fault["msg"].removeprefix("Input ").removeprefix("Value error, ").partition(", unable to")[0]
             faults.append(f"{where} is {fault['input']!r}: it {allowed}")
         raise ValueError("; ".join(faults)) from error

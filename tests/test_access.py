@@ -70,6 +70,12 @@ def test_a_read_only_key_may_search_and_look(access: Access, method: str, path: 
     access.check(method, path, bearer(READ))
 
 
+@pytest.mark.parametrize("path", [path for method, path in READING if method == "POST"])
+def test_a_slash_at_the_end_changes_nothing(access: Access, path: str) -> None:
+    """Clients that put one there are sent on to the route without it, and may read."""
+    access.check("POST", path.rstrip("/") + "/", bearer(READ))
+
+
 @pytest.mark.parametrize(("method", "path"), WRITING)
 def test_a_read_only_key_may_change_nothing(access: Access, method: str, path: str) -> None:
     """Not even things whose name ends like the path of a search."""

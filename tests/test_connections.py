@@ -6,6 +6,7 @@ import logging
 import socket
 import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -16,7 +17,7 @@ from starlette.responses import PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from live_service import address_of, free_port, until
-from service.connections import JoiningProtocol
+from service.connections import MAX_HEAD_BYTES, JoiningProtocol
 from service.settings import Settings
 
 LONG = "长" * 1_000_000
@@ -94,6 +95,88 @@ def test_what_ends_with_its_head_or_its_connection_is_whole(connection: tuple[so
     client.sendall(b"POST /short HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\nConnection: close\r\n\r\nbye")
     assert read_until(client, b"bye").startswith(b"HTTP/1.1 200 OK\r\n")
     assert client.recv(1 << 16) == b""
+
+
+def test_an_offer_of_http2_is_passed_over(connection: tuple[socket.socket, threading.Event]) -> None:
+    """Java's client and `curl --http2` offer to go on in HTTP/2; their body is read all the same, and so is what follows."""
+    offer = b"Connection: Upgrade, HTTP2-Settings\r\nHTTP2-Settings: AAEAAEAA\r\nUpgrade: h2c\r\n"
+    for upgrade in (offer, offer.lower(), offer.replace(b"Upgrade: h2c", b"UPGRADE:\tH2C ")):
+        connection[0].sendall(
+            b"POST /short HTTP/1.1\r\nHost: a\r\n" + upgrade + b"Content-Length: 14\r\n\r\n\nupgrade: h2c\r"
+        )
+        assert read_until(connection[0], b"\nupgrade: h2c\r").startswith(b"HTTP/1.1 200 OK\r\n")
+
+
+def test_a_head_without_end_is_refused(connection: tuple[socket.socket, threading.Event]) -> None:
+    """Whether it is one header or many; a long body is no head, nor is the next request's."""
+    client = connection[0]
+    long = b"x" * (4 * MAX_HEAD_BYTES)
+    for _ in range(2):
+        client.sendall(b"POST /short HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n" % len(long) + long)
+        assert read_until(client, long).startswith(b"HTTP/1.1 200 OK\r\n")
+    with suppress(OSError):  # it is not read to its end
+        client.sendall(b"GET /long HTTP/1.1\r\nHost: a\r\nX-Long: ")
+        for _ in range(64):
+            client.sendall(long)
+    assert client.recv(1 << 16).startswith(b"HTTP/1.1 400 ")
+
+
+def test_nobody_waits_for_ever_for_a_head(
+    connection: tuple[socket.socket, threading.Event], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A connection that says nothing, or half a head, is closed; one that waits for an answer is not."""
+    made = JoiningProtocol.connection_made
+
+    def made_impatient(self: JoiningProtocol, transport: Any) -> None:
+        self.timeout_keep_alive = 0.2  # type: ignore[assignment]
+        made(self, transport)
+
+    monkeypatch.setattr(JoiningProtocol, "connection_made", made_impatient)
+    address = connection[0].getpeername()
+    connection[0].sendall(b"GET /parts HTTP/1.1\r\nHost: a\r\n\r\n")
+    for said in (b"", b"GET /long HTTP/1.1\r\nHost"):
+        with socket.create_connection(address, timeout=60) as other:
+            other.sendall(said)
+            assert other.recv(1 << 16) == b""
+    connection[1].set()
+    assert read_until(connection[0], b"0\r\n\r\n").startswith(b"HTTP/1.1 200 OK\r\n")
+
+
+def test_a_refusal_is_read_by_who_is_still_sending(settings: Settings) -> None:
+    """A body beyond the limit, on a connection that closes after its answer: the answer arrives, and says why."""
+    with address_of(settings.model_copy(update={"max_body_bytes": 1_000})) as url:
+        address = "127.0.0.1", int(url.rpartition(":")[2])
+        for path, status in (("/v1/embeddings", b"413"), ("/nope", b"404")):
+            with socket.create_connection(address, timeout=60) as caller:
+                head = f"POST {path} HTTP/1.1\r\nHost: a\r\nConnection: close\r\nContent-Type: application/json\r\n"
+                caller.sendall(head.encode() + b"Content-Length: 8000000\r\n\r\n")
+                for _ in range(8):
+                    caller.sendall(b" " * 1_000_000)
+                assert caller.recv(1 << 16).startswith(b"HTTP/1.1 " + status)
+
+
+def test_a_body_that_ends_early_or_never_comes_is_no_fault(
+    settings: Settings, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who hangs up while sending counts as one who left (499), who stops sending is told so (408); neither is an error."""
+    caplog.set_level(logging.INFO)
+    monkeypatch.setattr("service.routes.calls.MOST_PAUSE_S", 0.3)
+    monkeypatch.setattr("service.routes.direct.MOST_PAUSE_S", 0.3)
+    with address_of(settings) as url:
+        address = "127.0.0.1", int(url.rpartition(":")[2])
+        for path in ("/v1/embeddings", "/v1/rerank"):
+            head = f"POST {path} HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\nContent-Length: 1000\r\n\r\n"
+            with socket.create_connection(address, timeout=60) as caller:
+                caller.sendall(head.encode() + b'{"in')
+            with socket.create_connection(address, timeout=60) as caller:
+                caller.sendall(head.encode() + b'{"in')
+                assert caller.recv(1 << 16).startswith(b"HTTP/1.1 408 ")
+            with socket.create_connection(address, timeout=60) as caller:
+                caller.sendall(head.encode())
+                assert caller.recv(1 << 16).startswith(b"HTTP/1.1 408 ")
+        statuses = ("status", 499), ("status", 408)
+        until(lambda: [sum(vars(each).get(name) == is_ for each in caplog.records) for name, is_ in statuses] == [2, 4])
+    assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
 
 
 def test_a_caller_who_leaves_is_noticed(settings: Settings, caplog: pytest.LogCaptureFixture) -> None:

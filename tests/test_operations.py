@@ -187,6 +187,9 @@ def test_a_page_of_a_named_origin_may_call_and_no_other(settings: Settings) -> N
         exposed = set(answer.headers["Access-Control-Expose-Headers"].split(", "))
         assert exposed >= {"X-Request-ID", "Retry-After", "Server-Timing", "X-Truncated"}
         evil = {**site, "Origin": "https://evil.example"}
+        with client.app.state.runtime.gate.enter(999):  # type: ignore[attr-defined]
+            busy = client.post("/v1/similarity", json=body, headers=site)
+        assert (busy.status_code, busy.headers["Access-Control-Allow-Origin"]) == (429, asked["Origin"])
         refused = client.post("/v1/similarity", json=body, headers=evil)
         assert (refused.status_code, "Access-Control-Allow-Origin" in refused.headers) == (403, False)
 

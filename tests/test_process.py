@@ -4,12 +4,15 @@ import json
 import re
 import resource
 import shutil
+import signal
 import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import httpx
@@ -18,7 +21,7 @@ import pytest
 from live_service import ROOT, ServiceProcess, free_port, until
 from service.cli import MOST_FILES
 from service.library import Library
-from service.settings import unknown_variables
+from service.settings import given_variables, read_settings, unknown_variables
 
 pytestmark = pytest.mark.timeout(900)
 
@@ -193,6 +196,50 @@ def test_variables_that_are_no_settings_are_named() -> None:
     ]
 
 
+def test_an_empty_variable_is_as_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The defaults that the README shows as empty may be written so."""
+    for name in ("POOLING", "API_KEYS_FILE", "PARAPHRASE_MODEL", "API_KEYS", "PORT"):
+        monkeypatch.setenv(f"MOVERANK_{name}", "")
+    settings = read_settings({})
+    assert (settings.pooling, settings.api_keys_file, settings.paraphrase_model, settings.port) == (
+        None,
+        None,
+        None,
+        8000,
+    )
+
+
+def test_misspelt_and_unreadable_lines_of_env_are_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A local .env is looked through for misspelt names as the environment is; bytes that are no UTF-8 are a sentence."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / ".env").write_text("MOVERANK_PROT=1\nOTHER=2\n")
+    assert [said for said in unknown_variables(given_variables()) if "PROT" in said] == [
+        "MOVERANK_PROT is no setting; is MOVERANK_PORT meant?"
+    ]
+    (tmp_path / ".env").write_bytes(b"MOVERANK_PORT=\xff\n")
+    with pytest.raises(ValueError, match=r"\.env cannot be read: it is not UTF-8"):
+        read_settings({})
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_the_service_whenever_it_comes(
+    tmp_path: Path, model_folder: Path, number: signal.Signals
+) -> None:
+    """From when the service handles signals it ends with 0, quietly: before uvicorn runs, while it loads, and later."""
+
+    def handles_signals(service: ServiceProcess) -> bool:
+        caught = Path(f"/proc/{service.process.pid}/status").read_text().partition("SigCgt:")[2].split()[0]
+        return bool(int(caught, 16) >> (signal.SIGTERM - 1) & 1)
+
+    for i, pause_s in enumerate((0.0, 0.05, 0.2, 0.5, 1.5)):
+        with ServiceProcess(tmp_path / f"data{i}", model_folder) as service:
+            until(partial(handles_signals, service))
+            time.sleep(pause_s)
+            service.process.send_signal(number)
+            assert service.process.wait(60) == 0, pause_s
+            assert "Traceback" not in service.log.read_text()
+
+
 def test_the_service_may_open_many_files(tmp_path: Path) -> None:
     """It raises the soft limit that it was started with to the hard one, or to as many as it could need."""
     with socket.create_server(("127.0.0.1", 0)) as listener:  # so that it ends before it loads anything
@@ -239,6 +286,7 @@ def test_what_cannot_start_says_why(tmp_path: Path, model_folder: Path) -> None:
         "threads": "none",
         "device": "tpu",
         "max_top_k": "0",
+        "max_wait_ms": str(10**21),
         "pooling": "sum",
     }
     exposed = {"host": "0.0.0.0", "api_keys": ", ,", "read_only_keys": ",", "model": "/none"}  # it ends in any case

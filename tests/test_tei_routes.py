@@ -66,6 +66,7 @@ def test_truncation_is_reported_in_a_header_or_refused(client: TestClient) -> No
     """TEI cuts by default and says nothing; here X-Truncated names the positions, and `truncate: false` refuses."""
     long = "花呗" * 40
     assert client.post("/embed", json={"inputs": ["花", long]}).headers["X-Truncated"] == "1"
+    assert client.post("/embed", json={"inputs": [long] * 5 + ["花", long]}).headers["X-Truncated"] == "0-4,6"
     assert "X-Truncated" not in client.post("/embed", json={"inputs": ["花"]}).headers
     for wish in ({"truncate": False}, {"truncation_direction": "Left"}):
         answer = client.post("/embed", json={"inputs": ["花", long], **wish})

@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal, TypeVar
 import orjson
 from fastapi import Depends, Request, Response
 from fastapi.routing import APIRoute
+from starlette.requests import ClientDisconnect
 
 from service.batching import Submission
 from service.errors import NotReady, ServiceError, TooLarge
@@ -23,6 +24,8 @@ from service.timings import Deadline
 T = TypeVar("T")
 _End = Literal["done", "late", "left"]
 
+MOST_PAUSE_S = 60.0
+"""Seconds that may pass between two pieces of a body."""
 WATCH_AFTER_S = 0.05
 """Seconds that a request waits before anybody looks whether its caller is still there."""
 
@@ -32,6 +35,13 @@ class CallerLeft(ServiceError):
 
     status = 499
     error_type = "caller_left"
+
+
+class BodyTimeout(ServiceError):
+    """The rest of a body did not come."""
+
+    status = 408
+    error_type = "request_timeout"
 
 
 class LimitedRequest(Request):
@@ -67,12 +77,24 @@ async def limited_stream(request: Request, limit: str, max_bytes: int) -> Any:
 
     Raises:
         TooLarge: it declares or turns out to be longer than ``max_bytes``.
+        BodyTimeout: nothing more of it came for a while.
+        CallerLeft: nothing more of it will come.
     """
     declared = request.headers.get("content-length", "0")
     received = 0
     if declared.isdigit() and int(declared) > max_bytes:
         raise TooLarge(f"the body has {declared} bytes, at most {limit} = {max_bytes} are allowed")
-    async for chunk in request.stream():
+    stream = request.stream()
+    while True:
+        try:
+            async with asyncio.timeout(MOST_PAUSE_S):
+                chunk = await anext(stream)
+        except StopAsyncIteration:
+            return
+        except TimeoutError:
+            raise BodyTimeout(f"nothing more of the body came for {MOST_PAUSE_S:g} seconds") from None
+        except ClientDisconnect:
+            raise CallerLeft("the caller has left") from None
         received += len(chunk)
         if received > max_bytes:
             raise TooLarge(f"the body has more than {limit} = {max_bytes} bytes")

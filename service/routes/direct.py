@@ -6,6 +6,7 @@ in one piece, a body that validates) needs none of it: its body is validated her
 own function. Everything else takes the ordinary way, so that what is wrong with a request is found and said in one place.
 """
 
+import asyncio
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from typing import Any, NamedTuple
 
@@ -15,7 +16,7 @@ from fastapi.routing import APIRoute
 
 from service.dialect_schemas import DialectBody
 from service.errors import ServiceError
-from service.routes.calls import LimitedRequest
+from service.routes.calls import MOST_PAUSE_S, BodyTimeout, LimitedRequest
 from service.runtime import Runtime
 from service.schemas import Body
 
@@ -61,7 +62,12 @@ class DirectMiddleware:
         if route is None or runtime is None or not _is_json(scope["headers"]):
             await self._app(scope, receive, send)
             return
-        first = await receive()
+        try:
+            async with asyncio.timeout(MOST_PAUSE_S):
+                first = await receive()
+        except TimeoutError:
+            await self._answer(BodyTimeout(f"no body came for {MOST_PAUSE_S:g} seconds"), scope, receive, send)
+            return
         body = _read(route.body, first, runtime.settings.max_body_bytes)
         if body is None:
             await self._app(scope, _beginning_with(first, receive), send)

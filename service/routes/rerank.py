@@ -2,6 +2,7 @@
 
 import uuid
 from collections.abc import Callable
+from itertools import groupby
 from typing import Any
 
 from fastapi import APIRouter, Request, Response
@@ -23,6 +24,8 @@ SEARCH_UNIT = 100
 """Documents of one unit in Cohere's bills."""
 DEFAULT_THRESHOLD = 0.1
 """Least score of a span where the caller names none; Cohere's."""
+MAX_TRUNCATED_BYTES = 2_000
+"""Of the header that names what was cut."""
 EITHER_BODY = {
     "requestBody": {
         "required": True,
@@ -142,11 +145,23 @@ async def _scored(
 def truncated_header(truncated: list[bool], first: str | None = None) -> dict[str, str]:
     """Return the header that names the texts of which only the beginning was read; none where there are none.
 
-    Texts are named by their places; the first is ``first``, where that is given, and the next then has place 0.
+    Texts are named by their places, three and more in a row as a range (3-9); the first is ``first``, where that is given, and
+    the next then has place 0. Clients and proxies bound what a header may hold: what does not fit is counted (+27).
     """
     names = [str(i) for i in range(len(truncated))] if first is None else [first, *map(str, range(len(truncated) - 1))]
-    places = [name for name, is_truncated in zip(names, truncated, strict=True) if is_truncated]
-    return {"X-Truncated": ",".join(places)} if places else {}
+    parts: list[str] = []
+    size = left = 0
+    for is_cut, run in groupby(zip(truncated, names, strict=True), lambda each: each[0]):
+        places = [name for _, name in run] if is_cut else []
+        if places and places[0] == first:
+            parts.append(places.pop(0))
+        said = [f"{places[0]}-{places[-1]}"] if len(places) > 2 else places
+        size += sum(len(part) + 1 for part in said)
+        if size > MAX_TRUNCATED_BYTES:
+            left += len(places)
+        else:
+            parts += said
+    return {"X-Truncated": ",".join([*parts, *([f"+{left}"] if left else [])])} if parts else {}
 
 
 def _result(text: ScoredText, read: str, body: RerankBody) -> dict[str, Any]:

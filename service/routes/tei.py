@@ -84,8 +84,8 @@ async def post_similarity(request: Request, runtime: Ready, body: SentenceSimila
     return _answer(vectors.cosines().tolist(), truncated_header(given.truncated, "source_sentence"), timings)
 
 
-@router.get("/tei/embedding/health", include_in_schema=False)
-@router.get("/tei/reranker/health", include_in_schema=False)
+@router.api_route("/tei/embedding/health", methods=["GET", "HEAD"], include_in_schema=False)
+@router.api_route("/tei/reranker/health", methods=["GET", "HEAD"], include_in_schema=False)
 @router.head("/health", include_in_schema=False)
 @router.get(
     "/health",

@@ -70,7 +70,7 @@ export function filterPanel(root, collection, filter, choose) {
 
 function readFilter(filter) {
   try {
-    return JSON.parse(filter);
+    return JSON.parse(filter) ?? {};
   } catch {
     return {}; // an address that was edited by hand: the search says what is wrong with it
   }

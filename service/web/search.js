@@ -121,7 +121,7 @@ export function showSearch(root, given) {
       // Where each hit stood before transport had its say: the same search without it.
       const most = Math.min(Number(state.candidates), limits.max_top_k ?? 100);
       const first = await post(route, body({ rerank: "none", top_k: Math.max(most, 1), weight: undefined, lexical_weight: undefined, scope: undefined }), mine.signal);
-      showRanks(new Map(first.results[0].hits.map((hit, i) => [hit.id, i + 1])));
+      if (!first.partial) showRanks(new Map(first.results[0].hits.map((hit, i) => [hit.id, i + 1])));
     } catch (error) {
       if (error.name === "AbortError") return;
       results.classList.remove("is-stale");

@@ -23,7 +23,7 @@ let shown = null;
 /** Show the view that the address names. */
 function show({ focus = false } = {}) {
   const address = readAddress();
-  const view = address.view in VIEWS ? address.view : "search";
+  const view = Object.hasOwn(VIEWS, address.view) ? address.view : "search";
   leave();
   main.className = `view-${view}`;
   put(main);
