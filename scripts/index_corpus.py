@@ -32,12 +32,12 @@ from scripts.arguments import rejects_file
 from scripts.index_targets import Answer, LocalCollection, RemoteCollection, Stopped, Target
 from service.corpus_files import Line, id_of_line, read_documents
 from service.document_rules import Entry
-from service.documents import STORE_ERROR
 from service.errors import ServiceError
 from service.file_formats import Format, guess_format
 from service.library import NAME
 from service.numbered_lines import Compression
 from service.settings import read_settings
+from service.store_errors import STORE_ERROR
 
 LOCAL_BATCH_LINES = 1_024
 REMOTE_BATCH_LINES = 256

@@ -42,10 +42,12 @@ ERRORS: dict[int | str, dict[str, Any]] = {
         403: "The key may only read.",
         404: "There is no such collection, document, graph or job.",
         409: "The state of the collection or of the service forbids it.",
+        408: "The rest of the body did not come.",
         413: "The body is larger than a limit.",
         422: "The request can never succeed as it is.",
         429: "The queue is full; come back after Retry-After seconds.",
         503: "The service is loading or draining.",
+        507: "The disk of the data folder is full; nothing was written.",
     }.items()
 }
 

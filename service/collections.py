@@ -7,6 +7,7 @@ batches only, and what it reads later belongs to the same state.
 """
 
 import logging
+import shutil
 import threading
 import time
 import uuid
@@ -49,7 +50,8 @@ class Collection:
         self._snapshot_at = time.monotonic()
         self._saving = threading.Lock()
         for file in folder.glob(UNFINISHED_SNAPSHOTS):  # a process was killed while it wrote them
-            file.unlink()
+            with suppress(OSError):
+                file.unlink()
         try:
             self.vectors = self._load_vectors()
             self.lexical = self._load_lexical()
@@ -65,9 +67,13 @@ class Collection:
             int(manifest["dim"]), manifest["index"], device
         )  # refuses an impossible factory string before anything is written
         beside = folder.with_name(f".new-{uuid.uuid4().hex}")
-        beside.mkdir(parents=True)
-        DocumentStore.create(beside / "documents.db", manifest).close()
-        beside.rename(folder)
+        try:
+            beside.mkdir(parents=True)
+            DocumentStore.create(beside / "documents.db", manifest).close()
+            beside.rename(folder)
+        except BaseException:
+            shutil.rmtree(beside, ignore_errors=True)
+            raise
         return cls(folder, device)
 
     @property
@@ -204,9 +210,10 @@ class Collection:
             return index
         except FileNotFoundError:
             pass
-        except ValueError as error:
+        except (ValueError, OSError) as error:
             log.warning("collection %s: the vector index is rebuilt from the store: %s", self.name, error)
-            (self.folder / "vectors.index").unlink()  # what is wrong now may look right later
+            with suppress(OSError):
+                (self.folder / "vectors.index").unlink()  # what is wrong now may look right later
         return self._new_vectors()
 
     def _new_vectors(self) -> VectorIndex:
@@ -219,9 +226,10 @@ class Collection:
             return index
         except FileNotFoundError:
             pass
-        except ValueError as error:
+        except (ValueError, OSError) as error:
             log.warning("collection %s: the lexical index is rebuilt from the store: %s", self.name, error)
-            (self.folder / "lexical.index").unlink()
+            with suppress(OSError):
+                (self.folder / "lexical.index").unlink()
         return LexicalIndex()
 
     def _check_age(self, last_row: int) -> None:

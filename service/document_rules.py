@@ -119,6 +119,10 @@ def _wrong_metadata(metadata: object, limits: Limits) -> str | None:
         if not isinstance(key, str):
             return f"a name in the metadata must be a string, not {_kind(key)}"
         for value in [key, *entry] if isinstance(entry, list) else (key, entry):
+            if value is None or type(value) is bool or (type(value) is float and math.isfinite(value)):
+                continue  # there may be millions
+            if type(value) is int and -(1 << 63) <= value < 1 << 63:
+                continue
             if isinstance(value, str):
                 reason = _wrong_characters(f"metadata {shown(key)}", value)
             else:

@@ -37,11 +37,6 @@ CREATE TABLE attributes (key TEXT NOT NULL, value NOT NULL, row INTEGER NOT NULL
 CREATE TABLE progress (job TEXT PRIMARY KEY, record TEXT NOT NULL) WITHOUT ROWID;
 """
 
-DAMAGED = (ValueError, KeyError, sqlite3.DatabaseError)
-"""What reading a damaged store may raise."""
-STORE_ERROR = sqlite3.Error
-"""What a store raises that cannot be read or written at present, as where the disk is full."""
-
 
 class Document(NamedTuple):
     """A text with its name and what its owner says about it."""

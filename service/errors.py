@@ -106,6 +106,13 @@ class NotReady(ServiceError):
     error_type = "unavailable"
 
 
+class DiskFull(ServiceError):
+    """There is no room for what was to be written."""
+
+    status = 507
+    error_type = "disk_full"
+
+
 def error_body(sentence: str, error_type: str) -> dict[str, Any]:
     """Return the body of every error answer; the last two fields are for clients of other dialects."""
     return {"error": sentence, "error_type": error_type, "detail": sentence, "message": sentence}

@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import NamedTuple
 from weakref import WeakKeyDictionary
 
-from service.documents import DAMAGED
 from service.errors import NotFound
 from service.facts_build import Spelling
 from service.graphs import Graph
-from service.library import check_name, find, named_folders
+from service.library import check_name, find, named_folders, why_unusable
+from service.store_errors import UNUSABLE
 
 MERGE_INTERVAL_S = 1.0
 FIRST_PAUSE_S, MOST_PAUSE_S = 2.0, 600.0
@@ -58,9 +58,9 @@ class GraphLibrary:
         for folder in named_folders(self._folder):
             try:
                 self._graphs[folder.name] = Graph(folder, spelling)
-            except DAMAGED as error:
+            except UNUSABLE as error:
                 log.error("graph %s cannot be opened: %s", folder.name, error)
-                self.unreadable[folder.name] = str(error)
+                self.unreadable[folder.name] = why_unusable(error, "graph", folder.name)
         self._clock = clock
         self._pauses: WeakKeyDictionary[Graph, _Pause] = WeakKeyDictionary()
         self._closing = threading.Event()

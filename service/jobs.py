@@ -5,7 +5,6 @@ itself, in the same transaction as its results; a job that the process did not f
 there. Jobs run in a few threads, in the order in which they came.
 """
 
-import errno
 import logging
 import sqlite3
 import threading
@@ -21,6 +20,7 @@ from typing import Any, Literal
 import orjson
 
 from service.errors import InvalidRequest, NotFound, ServiceError
+from service.store_errors import is_disk_full
 
 State = Literal["running", "done", "failed", "cancelled"]
 
@@ -172,10 +172,17 @@ class JobRunner:
         self._work = work
         self._stopping = threading.Event()
         self._lock = threading.Lock()
-        self._database = sqlite3.connect(folder / "jobs.db", isolation_level=None, check_same_thread=False)
-        self._database.execute("PRAGMA journal_mode=WAL")
-        self._database.execute("PRAGMA synchronous=FULL")
-        self._database.execute(_SCHEMA)
+        file = folder / "jobs.db"
+        self._database = sqlite3.connect(file, isolation_level=None, check_same_thread=False)
+        try:
+            self._database.execute("PRAGMA journal_mode=WAL")
+            self._database.execute("PRAGMA synchronous=FULL")
+            self._database.execute(_SCHEMA)
+        except sqlite3.DatabaseError as trouble:
+            raise RuntimeError(
+                f"{file} cannot be used: {trouble}. Where it is damaged, move it away and start again: what is lost are the "
+                "jobs, not what they have written"
+            ) from trouble
         self._jobs: dict[str, Job] = {}
         self._waiting: dict[str, Future[None]] = {}  # jobs that came to this process, until they have ended
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="job")
@@ -291,7 +298,7 @@ class JobRunner:
             else:
                 self._end(job, "failed", error.sentence)
         except Exception as error:
-            if _is_disk_full(error):
+            if is_disk_full(error):
                 self._postpone(job, "the disk is full: make room and start the service again")
                 return
             log.exception("job %s failed", job.id)
@@ -327,9 +334,3 @@ class JobRunner:
         for id in ended[: max(0, len(ended) - KEPT_JOBS)]:
             self._database.execute("DELETE FROM jobs WHERE id = ?", (id,))
             del self._jobs[id]
-
-
-def _is_disk_full(error: Exception) -> bool:
-    if isinstance(error, sqlite3.Error):
-        return getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL
-    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)

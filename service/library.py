@@ -6,13 +6,14 @@ import re
 import shutil
 import threading
 import uuid
-from collections.abc import Container, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TextIO, TypeVar
 
 from service.collections import Collection
-from service.documents import DAMAGED, new_manifest
+from service.documents import new_manifest
 from service.errors import InvalidRequest, NotFound, NotReady
+from service.store_errors import UNUSABLE, is_passing
 
 T = TypeVar("T")
 
@@ -38,7 +39,7 @@ class Library:
         self._lock = threading.Lock()
         self._collections: dict[str, Collection] = {}
         self.unreadable: dict[str, str] = {}
-        """Collections whose store is damaged, and why it cannot be opened."""
+        """Collections whose store cannot be opened, and a sentence about it."""
         self._finish_replacements()
         for folder in named_folders(self._folder):
             self._open(folder)
@@ -48,9 +49,9 @@ class Library:
         try:
             self._collections[folder.name] = Collection(folder, self._device)
             self.unreadable.pop(folder.name, None)
-        except DAMAGED as error:
+        except UNUSABLE as error:
             log.error("collection %s cannot be opened: %s", folder.name, error)
-            self.unreadable[folder.name] = str(error)
+            self.unreadable[folder.name] = why_unusable(error, "collection", folder.name)
 
     def names(self) -> list[str]:
         """Return the names of all collections that can be used, in order."""
@@ -180,19 +181,29 @@ def check_name(name: str) -> str:
     return name
 
 
-def find(things: Mapping[str, T], damaged: Container[str], name: str, kind: str, contents: str) -> T:
+def why_unusable(error: BaseException, kind: str, name: str) -> str:
+    """Say why a collection or graph (``kind``) cannot be used, and what to do; never what a library says of a file."""
+    if is_passing(error):
+        return (
+            f"the files of {kind} {name!r} cannot be opened at present, the log has the reason (rights, room on the disk, open "
+            "files): set that right and start the service again; nothing in them is lost"
+        )
+    return (
+        f"the files of {kind} {name!r} are damaged, the log has the reason: put a copy of its folder back "
+        f"and start the service again, or give it up with DELETE /v1/{kind}s/{name}"
+    )
+
+
+def find(things: Mapping[str, T], unreadable: Mapping[str, str], name: str, kind: str, contents: str) -> T:
     """Return the collection or graph (``kind``) of a name; ``contents`` is what the first of creates one.
 
     Raises:
         NotFound: there is none of this name.
-        NotReady: its files are damaged.
+        NotReady: its files cannot be used.
     """
     found = things.get(check_name(name))
-    if found is None and name in damaged:
-        raise NotReady(
-            f"the files of {kind} {name!r} are damaged, the log has the reason: put a copy of its folder back "
-            f"and start the service again, or give it up with DELETE /v1/{kind}s/{name}"
-        )
+    if found is None and name in unreadable:
+        raise NotReady(unreadable[name])
     if found is None:
         raise NotFound(f"there is no {kind} {name!r}; PUT /v1/{kind}s/{name} or its first {contents} create it")
     return found

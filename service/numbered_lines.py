@@ -37,15 +37,13 @@ class Row(NamedTuple):
 
 def unpacked(raw: BinaryIO, compression: Compression | None) -> Iterator[bytes]:
     """Yield blocks; raise what the decompressor raises where the data ends too early or is damaged."""
-    if compression == "zst":
-        yield from _unpacked_zstd(raw)
+    if compression in ("zst", "xz"):
+        yield from _unpacked_zstd(raw) if compression == "zst" else _unpacked_xz(raw)
         return
     # read1 hands out what there is before it meets an error; read would lose it.
     read: Callable[[int], bytes] = raw.read
     if compression == "gz":
         read = gzip.GzipFile(fileobj=raw, mode="rb").read1
-    elif compression == "xz":
-        read = lzma.LZMAFile(raw).read1  # noqa: SIM115 (it does not own the file)
     while block := read(_BLOCK_BYTES):
         yield block
 
@@ -65,6 +63,26 @@ def _unpacked_zstd(raw: BinaryIO) -> Iterator[bytes]:
                 frame = None
     if frame is not None:
         raise EOFError("the last frame is not complete")
+
+
+def _unpacked_xz(raw: BinaryIO) -> Iterator[bytes]:
+    # lzma's own reader takes a damaged stream after a whole one for the end.
+    stream, has_begun = None, False
+    while packed := raw.read(_BLOCK_BYTES):
+        while packed:
+            if stream is None:
+                packed = packed.lstrip(b"\0") if has_begun else packed  # between streams there may be zeros
+                if not packed:
+                    break
+                stream, has_begun = lzma.LZMADecompressor(lzma.FORMAT_XZ), True
+            yield stream.decompress(packed, _BLOCK_BYTES)
+            while not (stream.eof or stream.needs_input):
+                yield stream.decompress(b"", _BLOCK_BYTES)
+            packed = b""
+            if stream.eof:
+                packed, stream = stream.unused_data, None
+    if stream is not None or not has_begun:
+        raise EOFError("the last stream is not complete")
 
 
 def _pieces(blocks: Iterable[bytes], max_line_bytes: int) -> Iterator[bytes | None]:

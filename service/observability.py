@@ -12,9 +12,10 @@ import time
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
-from service.errors import Overloaded, ServiceError
+from service.errors import DiskFull, Overloaded, ServiceError
 from service.log_lines import request_id
 from service.metrics import Metrics
+from service.store_errors import is_disk_full
 from service.tracing import Tracer
 
 Scope = MutableMapping[str, Any]
@@ -108,6 +109,11 @@ class Observed:
             else:
                 await self._app(scope, seen.receive, seen.send)
         except Exception as error:
+            if is_disk_full(error) and seen.status is None:
+                faults.error("a request failed: the disk of the data folder is full")
+                sentence = "the disk of the service's data folder is full: nothing was written; make room and try again"
+                await self._answer(DiskFull(sentence), scope, seen.receive, seen.send)
+                return
             faults.error("a request failed by a fault of the service", exc_info=error)
             if seen.status is None:
                 sentence = "the service made a mistake; its log has the details under this answer's X-Request-ID"

@@ -31,15 +31,16 @@ def reindex(settings: Settings, name: str) -> None:
         RuntimeError: the data folder is in use, or a text cannot be encoded; the collection stays as it was.
         ValueError: there is no such collection or no usable model.
     """
+    if not settings.data_dir.is_dir():
+        raise ValueError(f"there is no data folder {settings.data_dir}")
     library = Library(settings.data_dir)
     try:
-        if name not in library.names():
-            raise ValueError(f"there is no collection {name!r} in {settings.data_dir}")
         old = library.get(name)
         encoder = load_encoder(settings)
         codec = token_codec(encoder)
         queue = EncodeQueue(encoder, settings.max_batch_tokens, settings.max_queued_texts, settings.max_queued_tokens)
         manifest = new_manifest(encoder.fingerprint, encoder.dim, codec.name, old.manifest["index"])
+        manifest["created_at"] = old.manifest["created_at"]
         folder = library.data_dir / "collections" / f".reindex-{uuid.uuid4().hex}"
         new = Collection.create(folder, manifest, encoder.device)
         try:

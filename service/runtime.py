@@ -54,6 +54,8 @@ except ModuleNotFoundError:  # the extra `gpu` comes without ONNX Runtime
 SAMPLE = Path(__file__).resolve().parent / "samples" / "faq.jsonl"
 SAMPLE_GRAPH = SAMPLE.with_name("graph.tsv")
 MAINTENANCE_INTERVAL_S = 1.0
+STOP_WAIT_S = 10.0
+"""Seconds that the stop waits for an index that is being built."""
 GIVE_BACK_INTERVAL_S = 10.0
 """Seconds between two returns of memory that the C library holds without using it."""
 
@@ -285,7 +287,9 @@ class Runtime:
 
     def _stop_maintenance(self) -> None:
         self._is_closing.set()
-        self._maintenance.join()
+        self._maintenance.join(STOP_WAIT_S)
+        if self._maintenance.is_alive():  # FAISS trains an index, which nobody can interrupt; it is never saved half
+            log.warning("an index that is being built is given up; the next start builds it again")
 
 
 def _batch_tokens(settings: Settings, encoder: Encoder) -> int:

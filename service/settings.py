@@ -152,7 +152,7 @@ class Settings(BaseSettings):
     )
     max_samples: int = Field(200, ge=1, description="Texts that one request for paraphrases may draw.")
     max_waiting_paraphrases: int = Field(8, ge=1, description="Requests for paraphrases that may wait or run.")
-    max_filter_terms: int = Field(64, ge=1, description="Conditions and listed values in one filter.")
+    max_filter_terms: int = Field(64, ge=1, le=500, description="Conditions and listed values in one filter.")
     max_batch_tokens: int = Field(
         2_048,
         ge=16,

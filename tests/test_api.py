@@ -553,6 +553,13 @@ def test_an_import_takes_every_format_packed_or_not(
     assert page == [each | {"metadata": about} for each, about in zip(expected, metadata, strict=True)]
 
 
+def test_a_frame_to_be_skipped_may_stand_before_zstandard(client: TestClient) -> None:
+    """Programs that pack in parallel put one there."""
+    body = b"\x50\x2a\x4d\x18\x04\0\0\0" + b"size" + zstandard.compress("花呗\n退货\n".encode())
+    job = import_into(client, "skippable", body, "text/plain")
+    assert (job["state"], job["done"], job["failed"]) == ("done", 2, 0)
+
+
 def test_lines_of_plain_text_become_documents(client: TestClient) -> None:
     """text/plain is one text a line; blank lines are no documents; the server makes the ids."""
     job = import_into(client, "plain", "花呗\n\n退货\r\n  \n选课".encode(), "text/plain")

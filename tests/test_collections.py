@@ -2,6 +2,7 @@
 
 import gc
 import re
+import resource
 import shutil
 import threading
 import zlib
@@ -16,7 +17,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from service.collections import Collection
 from service.documents import Document, Vectors, new_manifest
-from service.errors import Conflict, InvalidRequest, NotFound
+from service.errors import Conflict, InvalidRequest, NotFound, NotReady
 from service.filters import parse_filter
 from service.lexical import LexicalIndex
 from service.library import Library
@@ -262,6 +263,51 @@ def test_a_damaged_snapshot_heals(tmp_path: Path, name: str, how: str) -> None:
     collection = Collection(folder, "cpu")
     collection.close()
     assert [(folder / each).stat().st_mtime_ns for each in SNAPSHOTS] == kept  # nothing was left to catch up with
+
+
+@pytest.mark.parametrize("name", SNAPSHOTS)
+def test_a_snapshot_that_cannot_be_read_is_made_anew(tmp_path: Path, name: str) -> None:
+    """A folder in its place, as whatever else the system refuses to read, costs a rebuild and nothing more."""
+    collection = make(tmp_path / "faq")
+    upsert(collection, dict(zip("abcdefgh", texts_of(8, seed=3), strict=True)))
+    before = answers(collection)
+    stop(collection)
+    (tmp_path / "faq" / name).unlink(missing_ok=True)
+    (tmp_path / "faq" / name).mkdir()
+    collection = Collection(tmp_path / "faq", "cpu")
+    assert answers(collection) == before
+    collection.close()
+
+
+def test_a_collection_that_could_not_be_made_leaves_nothing(tmp_path: Path) -> None:
+    """Where its folder cannot take its name, what was begun beside it is gone."""
+    (tmp_path / "faq").mkdir()
+    (tmp_path / "faq" / "something").touch()
+    with pytest.raises(OSError, match="not empty"):
+        make(tmp_path / "faq")
+    assert [path.name for path in tmp_path.iterdir()] == ["faq"]
+
+
+def test_a_store_out_of_reach_is_not_called_damaged(tmp_path: Path) -> None:
+    """Too few open files: the sentence says that nothing is lost, and does not speak of giving the collection up."""
+    library_with(tmp_path, good="花呗", bad="退货").close()
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    least = max(int(each.name) for each in Path("/proc/self/fd").iterdir()) + 4
+    resource.setrlimit(resource.RLIMIT_NOFILE, (least, before[1]))
+    try:
+        library = Library(tmp_path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+    assert library.unreadable
+    for name, sentence in library.unreadable.items():
+        assert "at present" in sentence
+        assert "DELETE" not in sentence
+        with pytest.raises(NotReady, match="nothing in them is lost"):
+            library.get(name)
+    library.close()
+    library = Library(tmp_path)
+    assert (library.names(), library.unreadable) == (["bad", "good"], {})
+    library.close()
 
 
 def test_a_store_that_is_put_back_from_a_backup_is_the_truth(tmp_path: Path) -> None:

@@ -377,6 +377,26 @@ def test_packed_parts_are_one_file(compression: Compression) -> None:
 
 
 @pytest.mark.parametrize("compression", ["gz", "xz", "zst"])
+def test_damage_behind_a_whole_part_is_told(compression: Compression) -> None:
+    """What follows a whole part must be another one: a damaged, a cut or a foreign one ends the file with a reason."""
+    pack = PACK[compression]
+    first = pack(b"a\nb\n")
+    second = bytearray(pack(b"".join(b"%d\n" % (i * i) for i in range(50_000))))
+    cut = bytes(second[: len(second) // 2])
+    second[len(second) // 2 : len(second) // 2 + 64] = b"\xff" * 64
+    for behind in (bytes(second), cut, b"garbage" * 100):
+        lines = read(first + behind, "txt", compression)
+        assert texts(lines[:2]) == ["a", "b"]
+        assert "damaged" in error(lines, lines[-1].number)
+
+
+def test_zeros_between_streams_of_xz_are_padding() -> None:
+    """As the format has it, and as `xz` writes it where it is asked to."""
+    parts = [lzma.compress(b"a\n"), lzma.compress(b"b\n")]
+    assert texts(read(parts[0] + bytes(4) + parts[1] + bytes(70_000), "txt", "xz")) == ["a", "b"]
+
+
+@pytest.mark.parametrize("compression", ["gz", "xz", "zst"])
 def test_a_file_that_is_not_packed(compression: Compression) -> None:
     """A file that only pretends to be packed is one error."""
     lines = read(b"plain text\n" * 100, "txt", compression)

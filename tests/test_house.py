@@ -27,6 +27,7 @@ DOORS = {
         "service/joined_rows.py",
         "service/jobs.py",
         "service/graph_changes.py",
+        "service/store_errors.py",
     },
     "pydantic_settings": {"service/settings.py"},
     "pydantic": {

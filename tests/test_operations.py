@@ -244,6 +244,34 @@ def test_a_damaged_collection_keeps_nobody_from_the_others(settings: Settings, d
     library.close()
 
 
+def test_a_full_disk_is_said(settings: Settings) -> None:
+    """A write that finds no room is 507 with a sentence; nothing of it is stored, reads go on, and with room so do writes."""
+    with client_of(settings) as client:
+        write = {"documents": [{"id": "a", "text": "还款"}]}
+        assert client.post("/v1/collections/faq/documents", json=write).status_code == 200
+        store = client.app.state.runtime.library.get("faq").store  # type: ignore[attr-defined]
+        (pages,) = store._writer.execute("PRAGMA page_count").fetchone()
+        store._writer.execute(f"PRAGMA max_page_count = {pages}")
+        many = {"documents": [{"id": str(i), "text": "退货" * 500} for i in range(50)]}
+        answer = client.post("/v1/collections/faq/documents", json=many)
+        assert (answer.status_code, answer.json()["error_type"]) == (507, "disk_full")
+        assert "disk" in answer.json()["error"]
+        assert client.get("/v1/collections/faq").json()["documents"] == 1
+        assert client.post("/v1/collections/faq/search", json={"query": "还款"}).status_code == 200
+        store._writer.execute("PRAGMA max_page_count = 1000000")
+        assert client.post("/v1/collections/faq/documents", json=many).status_code == 200
+
+
+def test_a_damaged_list_of_jobs_is_named(settings: Settings) -> None:
+    """The service does not start, and says which file it is and what moving it away costs."""
+    with client_of(settings) as client:
+        assert client.get("/v1/jobs").json() == {"jobs": []}
+    file = settings.data_dir / "jobs" / "jobs.db"
+    file.write_bytes(b"no database" * 100)
+    with pytest.raises(RuntimeError, match=r"jobs\.db cannot be used.*move it away"):
+        Runtime(settings)
+
+
 def damage_store(file: Path, how: str) -> None:
     """Break a collection's store."""
     content = file.read_bytes()

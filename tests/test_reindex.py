@@ -14,7 +14,7 @@ from hooked_forward import HookedForward
 from models.encoder import Encoder
 from service.document_rules import Entry
 from service.documents import Document
-from service.errors import Conflict
+from service.errors import Conflict, NotFound
 from service.jobs import Progress
 from service.library import Library
 from service.reindex import reindex
@@ -60,14 +60,16 @@ def test_a_collection_moves_to_another_model(settings: Settings, other_settings:
     runtime = Runtime(other_settings)
     with pytest.raises(Conflict, match="moverank reindex faq"):
         runtime.library.get("faq").check_model(runtime.encoder.fingerprint)
-    before = contents(runtime.library)
+    before, created_at = contents(runtime.library), runtime.library.get("faq").manifest["created_at"]
     runtime.close()
+    time.sleep(1.0)  # it is in seconds
     reindex(other_settings, "faq")
     runtime = Runtime(other_settings)
     collection = runtime.library.get("faq")
     collection.check_model(runtime.encoder.fingerprint)
     assert contents(runtime.library) == before
     assert collection.manifest["index"] == "HNSW16"
+    assert collection.manifest["created_at"] == created_at
     assert collection.manifest["codec"] == runtime.codec.name == "int8"
     expected = runtime.encoder.encode(runtime.encoder.tokenize([document.text for document in before]))
     with collection.searching(), collection.view() as view:
@@ -169,5 +171,9 @@ def test_what_cannot_be_reindexed_is_said(settings: Settings, runtime: Runtime) 
     with pytest.raises(RuntimeError, match="in use"):
         reindex(settings, "faq")
     elsewhere = settings.model_copy(update={"data_dir": settings.data_dir / "elsewhere"})
-    with pytest.raises(ValueError, match="no collection 'faq'"):
+    with pytest.raises(ValueError, match="no data folder"):
+        reindex(elsewhere, "faq")
+    assert not elsewhere.data_dir.exists()
+    elsewhere.data_dir.mkdir()
+    with pytest.raises(NotFound, match="no collection 'faq'"):
         reindex(elsewhere, "faq")

@@ -84,13 +84,7 @@ async def post_documents(request: Request, runtime: Ready, name: str, body: Docu
     """Write documents: durable and searchable when it answers."""
     check_name(name)
     _check_count("documents", len(body.documents), runtime)
-    if wrong := wrong_integer(await request.body()):
-        raise InvalidRequest(wrong)
-    entries = [_entry(i, document, runtime) for i, document in enumerate(body.documents)]
-    given = [entry["id"] for entry in entries if entry["id"] is not None]
-    if len(set(given)) < len(given):
-        twice, _ = Counter(given).most_common(1)[0]
-        raise InvalidRequest(f"the id {twice!r} occurs more than once in one request")
+    entries = await in_pool(request, runtime.write_pool, _entries, await request.body(), body, runtime)
     batch = await in_pool(request, runtime.write_pool, runtime.indexer.begin, entries, True)
     try:
         if batch.unreadable:
@@ -173,6 +167,18 @@ def _find(collection: Collection, id: str) -> Document | None:
 
 def _document(document: Document) -> dict[str, Any]:
     return {"id": document.id, "text": document.text, "metadata": document.metadata}
+
+
+def _entries(content: bytes, body: DocumentsBody, runtime: Runtime) -> list[Entry]:
+    """Check the documents of a body; raises InvalidRequest for the first that is none, and for an id that occurs twice."""
+    if wrong := wrong_integer(content):
+        raise InvalidRequest(wrong)
+    entries = [_entry(i, document, runtime) for i, document in enumerate(body.documents)]
+    given = [entry["id"] for entry in entries if entry["id"] is not None]
+    if len(set(given)) < len(given):
+        twice, _ = Counter(given).most_common(1)[0]
+        raise InvalidRequest(f"the id {twice!r} occurs more than once in one request")
+    return entries
 
 
 def _entry(position: int, document: DocumentBody, runtime: Runtime) -> Entry:

@@ -158,6 +158,8 @@ def _compression_of(spool: Path) -> Compression | None:
     for magic, name in _UNKNOWN_MAGIC.items():
         if start.startswith(magic):
             raise InvalidRequest(f"the body is packed by {name}, which is not read: {PACKED}")
+    if 0x50 <= start[0:1].ljust(1)[0] <= 0x5F and start[1:4] == b"\x2a\x4d\x18":
+        return "zst"  # it begins with a frame to be skipped
     return next((name for magic, name in _MAGIC.items() if start.startswith(magic)), None)
 
 
