@@ -23,7 +23,7 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import orjson
 import pyarrow
@@ -33,7 +33,7 @@ from service.document_rules import DEFAULT_LIMITS, Entry, Limits, check_document
 from service.file_formats import Format
 from service.long_integers import wrong_integer
 from service.numbered_lines import Compression, Row, first_line, numbered_rows, unpacked, wrong_utf8
-from service.parquet_values import plain_records
+from service.parquet_values import plain_records, portions, text_columns
 
 _MAX_RECORD_LINES = 1_000  # of a csv record: how much an unclosed quote makes us read twice
 _PARQUET_ROWS = 256
@@ -165,7 +165,11 @@ class DocumentReader(Iterator[Line]):
     def _parquet_lines(self, skip: int, limits: Limits) -> Lines:
         number = 0
         try:
-            with pyarrow.parquet.ParquetFile(self._raw, buffer_size=1 << 20, pre_buffer=False) as file:
+            schema = pyarrow.parquet.read_schema(self._raw)
+            self._raw.seek(0)
+            with pyarrow.parquet.ParquetFile(
+                self._raw, buffer_size=1 << 20, pre_buffer=False, read_dictionary=text_columns(schema)
+            ) as file:
                 if reason := wrong_header([field.name for field in file.schema_arrow]):
                     yield Line(1, None, reason, ends=True)
                     return
@@ -176,7 +180,7 @@ class DocumentReader(Iterator[Line]):
                         continue
                     for batch in file.iter_batches(batch_size=_PARQUET_ROWS, row_groups=[group]):
                         self._check()
-                        for record, reason in plain_records(batch):
+                        for record, reason in _records(batch, limits):
                             number += 1
                             self._fraction = number / file.metadata.num_rows
                             checked = (None, reason) if reason else from_record(record, limits)
@@ -185,6 +189,14 @@ class DocumentReader(Iterator[Line]):
             yield Line(
                 number + 1, None, f"the parquet file cannot be read from this row on: {first_line(error)}", ends=True
             )
+
+
+def _records(batch: Any, limits: Limits) -> Iterator[tuple[dict[str, Any], str | None]]:
+    for portion, reason in portions(batch, limits.max_line_bytes):
+        if reason:
+            yield {}, reason
+        else:
+            yield from plain_records(portion)
 
 
 def _jsonl_lines(rows: Iterator[Row], limits: Limits) -> Lines:

@@ -432,6 +432,30 @@ def test_parquet_values() -> None:
     assert error(lines, 3) == 'there is no "text"'
 
 
+def test_parquet_rows_that_would_fill_memory_are_refused() -> None:
+    """A value that is kept once and stands in every row: rows beyond the limit fail alone, and are never made together."""
+    large = "花" * 2_000_000
+    for listed in (False, True):
+        texts_of = pa.DictionaryArray.from_arrays(
+            pa.array([0, 1, 0, None, 0] * 100, pa.int32()), pa.array([large, "退货"])
+        )
+        table = {"id": [str(i) for i in range(500)], "text": texts_of}
+        if listed:
+            table = {"id": table["id"], "text": ["退货"] * 500, "tags": pa.ListArray.from_arrays(range(501), texts_of)}
+        file = io.BytesIO()
+        pq.write_table(pa.table(table), file, compression="zstd", store_schema=False)
+        tracemalloc.start()
+        lines = read(file.getvalue(), "parquet")
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert len(file.getvalue()) < 100_000
+        assert peak < 100 << 20
+        assert len(lines) == 500
+        good = 200 if listed else 100
+        assert [line.document["text"] for line in lines if line.document is not None] == ["退货"] * good
+        assert all("more than max_line_bytes" in (line.error or "") for line in lines[:500:5])
+
+
 def test_wrong_parquet_rows_fail_alone() -> None:
     """A string that is not UTF-8 and a value that cannot be metadata are reported by row."""
     strings = pa.array([b"a", b"\xff", b"c"], pa.binary()).view(pa.string())
