@@ -144,6 +144,7 @@ class Settings(BaseSettings):
         1_000, ge=1, description="Questions that may wait for the lookup model before callers get 429."
     )
     max_top_k: int = Field(1_000, ge=1, description="Hits of one query.")
+    max_hits: int = Field(100_000, ge=1, description="Hits of all queries of one search: queries times `top_k`.")
     max_candidates: int = Field(10_000, ge=1, description="Candidates of one query that are handed to the rerank.")
     max_token_lists_mb: int = Field(
         512,

@@ -741,6 +741,7 @@ def test_over_a_limit_the_answer_names_limit_and_value(tmp_path: Path, model_fol
         "max_documents": 3,
         "max_queries": 2,
         "max_top_k": 5,
+        "max_hits": 7,
         "max_candidates": 6,
         "max_filter_terms": 4,
     }
@@ -767,6 +768,7 @@ def test_over_a_limit_the_answer_names_limit_and_value(tmp_path: Path, model_fol
             ({"query": ["a"] * 3, "top_k": 1}, "max_queries", 3),
             ({"query": "a" * 51, "top_k": 1, "candidates": 1}, "max_text_chars", 51),
             ({"query": "a", "top_k": 6}, "max_top_k", 6),
+            ({"query": ["a", "b"], "top_k": 4}, "max_hits", 8),
             ({"query": "a", "top_k": 1, "candidates": 7}, "max_candidates", 7),
         ):
             refused(post("/v1/collections/a/search", json=options), limit, value)

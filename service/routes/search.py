@@ -46,6 +46,7 @@ async def post_search(request: Request, runtime: Ready, name: str, body: SearchB
         raise InvalidRequest("query is an empty list")
     _check_most("queries", len(texts), "max_queries", settings.max_queries)
     options = _options(body, runtime)
+    _check_most("queries times top_k", len(texts) * options.top_k, "max_hits", settings.max_hits)
     with runtime.gate.enter(len(texts)), runtime.turns.take() as turn:
         truncated, queries = await _encoded(request, runtime, texts, "query", turn, deadline, timings)
         found: list[Answer] | None = None
