@@ -92,6 +92,8 @@ def _scalar(key: str, value: Any) -> Value:
         return _boolean(value)
     if _is_comparable(value):
         return value
+    if isinstance(value, int):
+        raise ValueError(f"filter: the value of {_shown(key)} has more than 64 bits, which no metadata has")
     raise ValueError(
         f"filter: the value of {_shown(key)} must be a number, a boolean or a string of at most {MAX_FILTER_CHARS} characters"
     )

@@ -107,10 +107,24 @@ class GraphView:
         old = rows[rows < self.facts.rows]
         return self.facts.triples(old) + [self._added_rows[row - self.facts.rows] for row in rows[len(old) :].tolist()]
 
-    def facts_of(self, subject: str, meaning: str | None = None) -> list[Triple]:
-        """Return the triples of a subject, of one meaning or of all."""
-        found = self.facts.triples(self._rows_of(subject)) + self._added_by_subject.get(subject, [])
-        return [each for each in found if meaning is None or each.meaning == meaning]
+    def facts_of(self, subject: str, meaning: str | None = None, limit: int | None = None) -> list[Triple]:
+        """Return the triples of a subject, of one meaning or of all; the first `limit` of them."""
+        rows, added = self._found(subject, meaning)
+        return (self.facts.triples(rows[:limit]) + added)[:limit]
+
+    def count_of(self, subject: str, meaning: str | None = None) -> int:
+        """Return how many triples a subject has, of one meaning or of all, without reading them."""
+        rows, added = self._found(subject, meaning)
+        return len(rows) + len(added)
+
+    def _found(self, subject: str, meaning: str | None) -> tuple[NDArray[np.int64], list[Triple]]:
+        """Return the rows of the generation that a subject has, and what was added of it, of one meaning or of all."""
+        rows, added = self._rows_of(subject), self._added_by_subject.get(subject, [])
+        if meaning is None:
+            return rows, added
+        number = self.facts.names[2].find(meaning)
+        rows = rows[:0] if number is None else rows[self.facts.surface(2, rows) == number]
+        return rows, [each for each in added if each.meaning == meaning]
 
     def complete(self, prefix: str, limit: int) -> list[Subject]:
         """Return up to ``limit`` subjects that begin with a prefix, in the order of their code points."""

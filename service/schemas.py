@@ -86,7 +86,7 @@ class Upserted(BaseModel):
 class IdsBody(Body):
     """Documents to delete."""
 
-    ids: list[str] = Field(min_length=1)
+    ids: list[str | int] = Field(min_length=1, description="An integer names the document that was written with it.")
 
 
 class Deleted(BaseModel):

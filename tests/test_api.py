@@ -560,6 +560,14 @@ def test_a_frame_to_be_skipped_may_stand_before_zstandard(client: TestClient) ->
     assert (job["state"], job["done"], job["failed"]) == ("done", 2, 0)
 
 
+def test_an_integer_names_the_document_that_came_with_it(client: TestClient) -> None:
+    """An integer id is written, and deleted, as its digits; a number that is none is refused."""
+    path = "/v1/collections/numbered/documents"
+    assert client.post(path, json={"documents": [{"id": 7, "text": "花呗"}]}).json()["ids"] == ["7"]
+    assert client.post(f"{path}/delete", json={"ids": [7.5]}).status_code == 422
+    assert client.post(f"{path}/delete", json={"ids": [7, "8"]}).json() == {"deleted": 1}
+
+
 def test_lines_of_plain_text_become_documents(client: TestClient) -> None:
     """text/plain is one text a line; blank lines are no documents; the server makes the ids."""
     job = import_into(client, "plain", "花呗\n\n退货\r\n  \n选课".encode(), "text/plain")

@@ -393,7 +393,7 @@ def test_numbers_beyond_64_bits_in_metadata_are_refused_or_kept_as_they_are(clie
         {"ids": None},
         {"ids": []},
         {"ids": "a"},
-        {"ids": [1]},
+        {"ids": [1.5]},
         {"ids": [None]},
         {"ids": ["a"] * 10_001},
         {"ids": ["a"], "x": 1},

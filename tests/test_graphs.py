@@ -64,9 +64,12 @@ def check(graph: Graph, expected: list[Triple], spelling: Spelling) -> None:
     assert (view.subjects, view.predicates) == (len(names), len({each.predicate for each in expected}))
     for name in names:
         facts = view.facts_of(name)
+        assert view.count_of(name) == len(facts)
+        assert view.facts_of(name, limit=2) == facts[:2]
         assert sorted(facts) == sorted(each for each in expected if each.subject == name)
         for meaning in {each.meaning for each in facts}:
             assert view.facts_of(name, meaning) == [each for each in facts if each.meaning == meaning]
+            assert view.count_of(name, meaning) == len(view.facts_of(name, meaning))
     assert view.facts_of("没有") == []
     for prefix in ("", "花", "花a", "银行卡", "龘", "\U0010ffff"):
         matching = [name for name in names if name.startswith(prefix)]

@@ -117,7 +117,8 @@ async def delete_documents(request: Request, runtime: Ready, name: str, body: Id
     """Remove documents by id; unknown ids are ignored."""
     collection = runtime.library.get(name)
     _check_count("ids", len(body.ids), runtime)
-    return json_response({"deleted": await in_pool(request, runtime.write_pool, collection.delete, body.ids)})
+    ids = [str(id) for id in body.ids]
+    return json_response({"deleted": await in_pool(request, runtime.write_pool, collection.delete, ids)})
 
 
 @router.get("/{name}/documents/{id:id}", response_model=DocumentInfo)

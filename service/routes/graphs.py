@@ -24,6 +24,7 @@ from service.graph_schemas import (
     SubjectList,
     TriplesBody,
 )
+from service.graph_view import GraphView
 from service.graphs import Graph
 from service.knowledge import AskOptions
 from service.library import check_name
@@ -182,13 +183,17 @@ async def get_subject(
     """List the facts of a subject, of all its meanings or of the one in brackets."""
     view = runtime.graphs.get(name).view
     wanted, meaning = split_subject(subject)
-    found = await in_pool(request, runtime.search_pool, view.facts_of, wanted, meaning or None)
+    found, total = await in_pool(request, runtime.search_pool, _listed, view, wanted, meaning or None, limit)
     if not found and meaning:  # brackets may belong to a name whose facts have a meaning in brackets of its own
-        found = await in_pool(request, runtime.search_pool, view.facts_of, subject.strip(), None)
+        found, total = await in_pool(request, runtime.search_pool, _listed, view, subject.strip(), None, limit)
         wanted = subject.strip() if found else wanted
     if not found:
         raise NotFound(f"there is no subject {join_subject(wanted, meaning)[:200]!r} in graph {name!r}")
-    return json_response({"subject": wanted, "facts": _grouped(found[:limit]), "total": len(found)})
+    return json_response({"subject": wanted, "facts": _grouped(found), "total": total})
+
+
+def _listed(view: GraphView, subject: str, meaning: str | None, limit: int) -> tuple[list[Triple], int]:
+    return view.facts_of(subject, meaning, limit), view.count_of(subject, meaning)
 
 
 def _info(graph: Graph) -> dict[str, Any]:
