@@ -53,11 +53,11 @@ class JoinedWrites:
     def close(self) -> None:
         """Write what was kept back, and close when all is sent; while a body is still coming, read it for a moment."""
         self._write_kept()
-        if not self._protocol.is_receiving or self.is_closing():
-            self._is_closing = True
+        lingers = self._protocol.is_receiving and not self.is_closing()
+        self._is_closing = True
+        if not lingers:
             self._transport.close()
             return
-        self._is_closing = True
         self._transport.write_eof()
         self._transport.resume_reading()
         self._loop.call_later(LINGER_S, self._transport.close)

@@ -89,6 +89,15 @@ def check(graph: Graph, expected: list[Triple], spelling: Spelling) -> None:
         assert view.triples(tree.values(tree.walk(start, key))) == group
 
 
+def check_now_and_after_a_restart(graph: Graph, expected: list[Triple], spelling: Spelling) -> None:
+    """Check a graph, close it, open its folder again, and check that."""
+    check(graph, expected, spelling)
+    graph.close()
+    graph = Graph(graph.folder, spelling)
+    check(graph, expected, spelling)
+    graph.close()
+
+
 class Model:
     """What a graph should say: a list of triples, of which those of the last generation come first in their old places."""
 
@@ -202,11 +211,7 @@ def test_changes_during_a_merge_are_not_lost(tmp_path: Path, spelling: NameToken
     graph.merge(check=meanwhile)
     assert begun == [2]
     assert graph.pending == 2
-    check(graph, [before, added], spelling)
-    graph.close()
-    graph = Graph(tmp_path / "g", spelling)
-    check(graph, [before, added], spelling)
-    graph.close()
+    check_now_and_after_a_restart(graph, [before, added], spelling)
 
 
 def test_a_merge_that_is_stopped_leaves_nothing_behind(tmp_path: Path, spelling: NameTokenizer) -> None:
@@ -243,11 +248,7 @@ def test_new_files_that_cannot_be_opened_do_not_count(
     check(graph, [before], spelling)
     (tmp_path / "file").write_text("花\t还款\t二\n")
     assert load_triples(graph, tmp_path / "file", DEFAULT_LIMITS) == []
-    check(graph, [before, imported], spelling)
-    graph.close()
-    graph = Graph(tmp_path / "g", spelling)
-    check(graph, [before, imported], spelling)
-    graph.close()
+    check_now_and_after_a_restart(graph, [before, imported], spelling)
 
 
 def test_a_merge_of_a_deleted_graph_ends_soon(tmp_path: Path, spelling: NameTokenizer) -> None:

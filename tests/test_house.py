@@ -30,6 +30,7 @@ DOORS = {
         "service/store_errors.py",
     },
     "pydantic_settings": {"service/settings.py"},
+    "dotenv": {"service/settings.py"},
     "pydantic": {
         "service/schemas.py",
         "service/dialect_schemas.py",
