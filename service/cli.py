@@ -132,8 +132,9 @@ def serve(settings: Settings) -> int:
     fixed = (settings.api_keys, settings.read_only_keys)
     has_keys = settings.api_keys_file is not None or any(split_list(keys.get_secret_value()) for keys in fixed)
     check_exposure(settings.host, has_keys, settings.open)
+    # Nothing has begun yet that would have to end well. An exception instead could be lost where a library ignores it.
     for number in STOPPING:
-        signal.signal(number, lambda *_: sys.exit(0))  # nothing has begun that would have to end well
+        signal.signal(number, lambda *_: os._exit(0))
     app = create_app(settings)
     config = uvicorn.Config(
         app,
