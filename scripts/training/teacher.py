@@ -22,6 +22,7 @@ from torch.nn import functional
 from scripts.training.network import CLS, SEP, SimBert
 from scripts.training.packed import Sentences
 from scripts.training.processes import Processes
+from scripts.training.projection import least_squares
 from scripts.training.start import read_network
 from scripts.training.variants import exchanged
 
@@ -134,11 +135,9 @@ def align(network: SimBert, teacher: SimBert, lessons: Lessons, ridge: float = 1
     is_training = network.training
     network.eval()
     read = [lessons.batch(number) for number in range(-(-30 * network.dense.in_features // lessons.size))]
-    means = torch.cat([network.pooled(ids) for ids in read]).double()  # (n, hidden)
-    wanted = torch.cat([teacher(ids).sentences for ids in read]).double()  # (n, dim)
-    square = means.T @ means
-    square += ridge * square.diagonal().mean() * torch.eye(len(square), dtype=square.dtype, device=square.device)
-    network.dense.weight.copy_(torch.linalg.solve(square, means.T @ wanted).T)
+    means = torch.cat([network.pooled(ids) for ids in read])  # (n, hidden)
+    wanted = torch.cat([teacher(ids).sentences for ids in read])  # (n, dim)
+    network.dense.weight.copy_(least_squares(means, wanted, ridge))
     network.train(is_training)
 
 
