@@ -76,12 +76,22 @@ class ReadView:
         found = self._connection.execute("SELECT id, text, metadata FROM documents WHERE id = ?", (id,)).fetchone()
         return None if found is None else _document(found)
 
-    def page(self, after: str, limit: int) -> list[Document]:
-        """Return up to ``limit`` documents whose id is greater than ``after``, in order of id."""
+    def page(self, after: str, limit: int, max_chars: int | None = None) -> list[Document]:
+        """Return up to ``limit`` documents whose id is greater than ``after``, in order of id.
+
+        With ``max_chars`` the page ends before the document with which texts and metadata would have more, but is never empty
+        for that.
+        """
         rows = self._connection.execute(
             "SELECT id, text, metadata FROM documents WHERE id > ? ORDER BY id LIMIT ?", (after, limit)
         )
-        return [_document(found) for found in rows]
+        page, chars = list[Document](), 0
+        for found in rows:  # fetched one by one: what a page leaves out is not read
+            chars += len(found[1]) + len(found[2])
+            if page and max_chars is not None and chars > max_chars:
+                break
+            page.append(_document(found))
+        return page
 
     def documents(self, rows: Sequence[int]) -> dict[int, Document]:
         """Return documents by row; rows that do not exist are left out."""

@@ -226,6 +226,21 @@ def test_paging_visits_every_document_once_in_order_of_id(client: TestClient) ->
     assert (len(whole["documents"]), whole["next"]) == (len(ids), None)
 
 
+def test_a_page_of_long_documents_is_shorter_than_its_limit(client: TestClient) -> None:
+    """Answers stay within some megabytes, and `next` leads to the rest."""
+    text = "还款" * 40_000
+    for part in range(3):
+        named = [{"id": f"{part}{i:02}", "text": text} for i in range(20)]
+        client.post("/v1/collections/long/documents", json={"documents": named}).raise_for_status()
+    pages, after = [], ""
+    while after is not None:
+        page = client.get("/v1/collections/long/documents", params={"limit": 1000, "after": after}).json()
+        pages.append([document["id"] for document in page["documents"]])
+        after = page["next"]
+    assert [len(page) for page in pages] == [49, 11]
+    assert [id for page in pages for id in page] == [f"{part}{i:02}" for part in range(3) for i in range(20)]
+
+
 def test_truncation_is_reported(client: TestClient) -> None:
     """A text of more tokens than the model reads is stored whole and named in `truncated`; so is a query."""
     long, short = "花呗" * 60, "花呗" * 20

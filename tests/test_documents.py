@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
@@ -182,6 +182,25 @@ def test_more_ids_than_one_statement_binds(tmp_path: Path) -> None:
     with store.read() as view:
         assert view.page("", 10) == corpus[1_700:]
         assert view.matching(parse_filter({"lang": "zh"}, 9)).tolist() == [rows[1_700]]
+    store.close()
+
+
+@given(sizes=st.lists(st.integers(1, 30), min_size=1, max_size=12), most=st.integers(1, 80), limit=st.integers(1, 13))
+@settings(max_examples=60, deadline=None)
+def test_a_page_is_bounded_in_characters(
+    tmp_path_factory: pytest.TempPathFactory, sizes: list[int], most: int, limit: int
+) -> None:
+    """As the plain definition: as many as fit, but one at least; paging on gives every document once."""
+    store = new_store(tmp_path_factory.mktemp("page"))
+    corpus = [Document(f"{row:02}", "花" * size, {}) for row, size in enumerate(sizes)]
+    write(store, corpus)
+    left = corpus
+    with store.read() as view:
+        while left:
+            sums = np.cumsum([len(one.text) + len("{}") for one in left])
+            wanted = left[: min(limit, max(1, int((sums <= most).sum())))]
+            assert view.page(f"{len(corpus) - len(left) - 1:02}" if left is not corpus else "", limit, most) == wanted
+            left = left[len(wanted) :]
     store.close()
 
 

@@ -38,6 +38,9 @@ class IdConvertor(PathConvertor):
 
 
 register_url_convertor("id", IdConvertor())
+
+PAGE_CHARS = 4_000_000
+"""Characters of texts and metadata in one page of documents: a thousand of the longest would be 300 MB of JSON."""
 router = APIRouter(prefix="/v1/collections", tags=["collections"], route_class=JsonRoute)
 
 
@@ -105,11 +108,10 @@ async def post_documents(request: Request, runtime: Ready, name: str, body: Docu
 async def page_documents(
     request: Request, runtime: Ready, name: str, limit: Annotated[int, Query(ge=1, le=1_000)] = 100, after: str = ""
 ) -> Response:
-    """Page through documents in order of id."""
+    """Page through documents in order of id; long documents make a page shorter than `limit`."""
     collection = runtime.library.get(name)
-    found = await in_pool(request, runtime.search_pool, _page, collection, after, limit + 1)
-    rest = found[limit - 1].id if len(found) > limit else None
-    return json_response({"documents": [_document(document) for document in found[:limit]], "next": rest})
+    found, rest = await in_pool(request, runtime.search_pool, _page, collection, after, limit)
+    return json_response({"documents": [_document(document) for document in found], "next": rest})
 
 
 @router.post("/{name}/documents/delete", response_model=Deleted)
@@ -156,9 +158,11 @@ def _info(collection: Collection) -> dict[str, Any]:
     }
 
 
-def _page(collection: Collection, after: str, limit: int) -> list[Document]:
+def _page(collection: Collection, after: str, limit: int) -> tuple[list[Document], str | None]:
+    """Return a page and after which id the next one begins, None where there is none."""
     with collection.view() as view:
-        return view.page(after, limit)
+        found = view.page(after, limit, PAGE_CHARS)
+        return found, found[-1].id if found and view.page(found[-1].id, 1) else None
 
 
 def _find(collection: Collection, id: str) -> Document | None:
