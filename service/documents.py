@@ -79,14 +79,11 @@ class ReadView:
     def page(self, after: str, limit: int, max_chars: int | None = None) -> list[Document]:
         """Return up to ``limit`` documents whose id is greater than ``after``, in order of id.
 
-        With ``max_chars`` the page ends before the document with which texts and metadata would have more, but is never empty
-        for that.
+        With ``max_chars`` it ends before the document with which texts and metadata would have more, but never empty for that.
         """
-        rows = self._connection.execute(
-            "SELECT id, text, metadata FROM documents WHERE id > ? ORDER BY id LIMIT ?", (after, limit)
-        )
+        wanted = "SELECT id, text, metadata FROM documents WHERE id > ? ORDER BY id LIMIT ?"
         page, chars = list[Document](), 0
-        for found in rows:  # fetched one by one: what a page leaves out is not read
+        for found in self._connection.execute(wanted, (after, limit)):  # one by one: what is left out is not read
             chars += len(found[1]) + len(found[2])
             if page and max_chars is not None and chars > max_chars:
                 break
