@@ -37,12 +37,15 @@ class Faq:
         self.collection = Collection.create(folder, manifest, "cpu")
         self.searcher = Searcher(self.codec, encoder.tokenize, budget_bytes)
         self.texts: dict[str, str] = {}
+        self.stored: dict[str, tuple[np.ndarray, bytes]] = {}  # a text in another batch may be rounded otherwise
 
     def add(self, texts: dict[str, str]) -> None:
         encoded = self.encoder.encode(self.encoder.tokenize(list(texts.values())))
         documents = [Document(id, text, {"size": len(text)}) for id, text in texts.items()]
-        self.collection.upsert(documents, Vectors(encoded.sentences, self.codec.pack(encoded)))
+        packed = self.codec.pack(encoded)
+        self.collection.upsert(documents, Vectors(encoded.sentences, packed))
         self.texts |= texts
+        self.stored |= dict(zip(texts, zip(encoded.sentences, packed, strict=True), strict=True))
 
     def delete(self, ids: list[str]) -> None:
         self.collection.delete(ids)
@@ -57,26 +60,26 @@ class Faq:
     def expected(self, wanted: SearchOptions) -> list[tuple[float, str]]:
         """Score and id of every document that a filter on its size lets through, by solving everything, best first."""
         texts = {id: text for id, text in self.texts.items() if not wanted.conditions or len(text) >= 6}
-        tokenized = self.encoder.tokenize([QUERY, *texts.values()])
-        encoded = self.encoder.encode(tokenized)
-        stored = self.codec.unpack(self.codec.pack(encoded))
-        weights: list[Any] = [None] * len(tokenized)
+        query = self.encoder.encode(self.encoder.tokenize([QUERY]))
+        stored = self.codec.unpack([self.stored[id][1] for id in texts])
+        weights: list[Any] = [None] * (1 + len(texts))
         if wanted.masses in ("norm", "uniform"):
-            vectors = [encoded.tokens[0], *(stored.tokens(i) for i in range(1, len(tokenized)))]
+            vectors = [query.tokens[0], *(stored.tokens(i) for i in range(len(texts)))]
             weights = [transport.token_weights(each, wanted.masses) for each in vectors]
         elif wanted.masses == "idf":
-            size = int(max(max(ids, default=0) for ids in encoded.token_ids)) + 1
+            listed = self.encoder.encode(self.encoder.tokenize([QUERY, *texts.values()])).token_ids
+            size = int(max(max(ids, default=0) for ids in listed)) + 1
             frequencies = np.zeros(size, np.int64)
             for text in self.encoder.encode(self.encoder.tokenize(list(self.texts.values()))).token_ids:
                 for token in set(text.tolist()):
                     frequencies[token] += 1
             rarity = np.log1p((len(self.texts) - frequencies + 0.5) / (frequencies + 0.5))
-            weights = [rarity[ids] for ids in encoded.token_ids]
+            weights = [rarity[ids] for ids in listed]
         measure: Any = wanted.rerank
         scores = []
-        for i in range(1, len(tokenized)):
-            distance = transport.distance(encoded.tokens[0], stored.tokens(i), measure, weights[0], weights[i])
-            cosine = float(encoded.sentences[i] @ encoded.sentences[0])
+        for i, id in enumerate(texts):
+            distance = transport.distance(query.tokens[0], stored.tokens(i), measure, weights[0], weights[i + 1])
+            cosine = float(self.stored[id][0] @ query.sentences[0])
             scores.append((1 - wanted.weight) * cosine + wanted.weight * float(transport.similarity(distance, measure)))
         return sorted(zip(scores, texts, strict=True), key=lambda each: (-each[0], each[1]))
 
