@@ -67,11 +67,11 @@ class Faq:
             vectors = [query.tokens[0], *(stored.tokens(i) for i in range(len(texts)))]
             weights = [transport.token_weights(each, wanted.masses) for each in vectors]
         elif wanted.masses == "idf":
-            listed = self.encoder.encode(self.encoder.tokenize([QUERY, *texts.values()])).token_ids
+            listed = [text.inner_ids for text in self.encoder.tokenize([QUERY, *texts.values()])]
             size = int(max(max(ids, default=0) for ids in listed)) + 1
             frequencies = np.zeros(size, np.int64)
-            for text in self.encoder.encode(self.encoder.tokenize(list(self.texts.values()))).token_ids:
-                for token in set(text.tolist()):
+            for text in self.encoder.tokenize(list(self.texts.values())):
+                for token in set(text.inner_ids.tolist()):
                     frequencies[token] += 1
             rarity = np.log1p((len(self.texts) - frequencies + 0.5) / (frequencies + 0.5))
             weights = [rarity[ids] for ids in listed]

@@ -40,7 +40,7 @@ class IdConvertor(PathConvertor):
 register_url_convertor("id", IdConvertor())
 
 PAGE_CHARS = 4_000_000
-"""Characters of texts and metadata in one page of documents: a thousand of the longest would be 300 MB of JSON."""
+"""Characters of texts and metadata in one page of documents; a thousand of the longest could be 300 MB."""
 router = APIRouter(prefix="/v1/collections", tags=["collections"], route_class=JsonRoute)
 
 
